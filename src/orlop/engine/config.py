@@ -1,0 +1,174 @@
+"""What a user may ask of a container: the typed request that every front turns its own words into.
+
+`ContainerConfig` stands below all flags and JSON dialects: the command lines and the API servers each transform their
+input into one, and nothing below them sees a flag. It is stored with the container and never changes after creation,
+except through `update` and `rename`.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+GIB = 1 << 30
+MIB = 1 << 20
+
+
+class _Config(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    pass
+
+
+class MountRequest(_Config, frozen=True, kw_only=True):
+    """One `-v`, `--mount` or `--tmpfs`. `source` is a host path for a bind, a volume's name (empty: anonymous) for a
+    volume, and empty for a tmpfs."""
+
+    type: str  # bind, volume, tmpfs
+    target: str
+    source: str = ""
+    read_only: bool = False
+    propagation: str = ""  # bind: private, rprivate, shared, rshared, slave, rslave
+    recursive: bool = True  # bind: also what is mounted beneath the source
+    create_source: bool = False  # bind through -v: a missing source is made, as a directory
+    no_copy: bool = False  # volume: do not fill a new volume from the image
+    subpath: str = ""  # volume: mount only this directory of it
+    size: int | None = None  # tmpfs: bytes
+    mode: int | None = None  # tmpfs: permission bits
+    options: tuple[str, ...] = ()  # tmpfs: further mount options, as in --tmpfs /run:noexec,uid=1
+
+
+class PortBinding(_Config, frozen=True, kw_only=True):
+    """A published port. `host_port` 0 asks for a free one; `host_address` "" means every address, of both families."""
+
+    container_port: int
+    protocol: str = "tcp"  # tcp, udp
+    host_port: int = 0
+    host_address: str = ""
+
+
+class NetworkRequest(_Config, frozen=True, kw_only=True):
+    """`mode`: none, host, bridge (the default network), container:<id>, or the name of a network."""
+
+    mode: str = "bridge"
+    aliases: tuple[str, ...] = ()
+    address: str = ""
+    address6: str = ""
+    mac_address: str = ""
+    ports: tuple[PortBinding, ...] = ()
+    publish_all: bool = False
+    expose: tuple[str, ...] = ()  # such as "80/tcp"
+    dns: tuple[str, ...] = ()
+    dns_search: tuple[str, ...] = ()
+    dns_options: tuple[str, ...] = ()
+    extra_hosts: tuple[str, ...] = ()  # "name:address"; the address host-gateway means the bridge's own
+
+
+class DeviceRequest(_Config, frozen=True, kw_only=True):
+    """`--device`: a node of the host (or a directory of nodes), made available under another path."""
+
+    source: str
+    target: str
+    access: str = "rwm"
+
+
+class Ulimit(_Config, frozen=True, kw_only=True):
+    """`--ulimit name=soft:hard`; -1 is unlimited."""
+
+    name: str  # nofile, not RLIMIT_NOFILE
+    soft: int
+    hard: int
+
+
+class Limits(_Config, frozen=True, kw_only=True):
+    """Resource limits. Sizes are bytes, CPU times microseconds, `nano_cpus` billionths of a CPU."""
+
+    memory: int | None = None
+    memory_swap: int | None = None
+    memory_reservation: int | None = None
+    memory_swappiness: int | None = None
+    oom_kill_disable: bool = False
+    oom_score_adj: int | None = None
+    nano_cpus: int | None = None
+    cpu_shares: int | None = None
+    cpu_period: int | None = None
+    cpu_quota: int | None = None
+    cpuset_cpus: str = ""
+    cpuset_mems: str = ""
+    pids: int | None = None  # -1 or 0: no limit
+    blkio_weight: int | None = None
+    shm_size: int = 64 * MIB
+    ulimits: tuple[Ulimit, ...] = ()
+    devices: tuple[DeviceRequest, ...] = ()
+    device_cgroup_rules: tuple[str, ...] = ()
+
+
+class RestartPolicy(_Config, frozen=True, kw_only=True):
+    """`name`: no, on-failure, always, unless-stopped. `max_retries` counts for on-failure; 0 is no limit."""
+
+    name: str = "no"
+    max_retries: int = 0
+
+
+class LogConfig(_Config, frozen=True, kw_only=True):
+    """`driver`: json-file or none. `max_size` in bytes (-1: never rotate), `max_files` counts the current one."""
+
+    driver: str = "json-file"
+    max_size: int = -1
+    max_files: int = 1
+
+
+class ContainerConfig(_Config, frozen=True, kw_only=True):
+    """Everything asked for at `create` and `run`. None in `command`, `entrypoint` and the like means: the image's."""
+
+    image: str
+    name: str = ""
+    command: tuple[str, ...] | None = None
+    entrypoint: tuple[str, ...] | None = None  # () clears the image's
+    env: tuple[str, ...] = ()  # "NAME=value"; "NAME" alone removes the image's
+    working_dir: str = ""
+    user: str = ""
+    groups: tuple[str, ...] = ()
+    hostname: str = ""
+    domainname: str = ""
+    labels: dict[str, str] = {}
+    annotations: dict[str, str] = {}
+    tty: bool = False
+    open_stdin: bool = False
+    stdin_once: bool = False  # end standard input when the first attached client leaves
+    stop_signal: str = ""
+    stop_timeout: int | None = None  # seconds
+    mounts: tuple[MountRequest, ...] = ()
+    network: NetworkRequest = NetworkRequest()
+    limits: Limits = Limits()
+    cap_add: tuple[str, ...] = ()
+    cap_drop: tuple[str, ...] = ()
+    security_opt: tuple[
+        str, ...
+    ] = ()  # no-new-privileges, seccomp=FILE|unconfined, apparmor=, label=, systempaths=unconfined
+    privileged: bool = False
+    read_only: bool = False
+    init: bool = False
+    sysctls: dict[str, str] = {}
+    restart: RestartPolicy = RestartPolicy()
+    auto_remove: bool = False
+    pid_mode: str = ""  # "" (private), host, container:<id>
+    ipc_mode: str = ""  # "" (private), host, none, shareable, container:<id>
+    uts_mode: str = ""  # "" (private), host
+    userns_mode: str = ""  # "" (none), host, or "auto"
+    cgroupns_mode: str = ""  # "" (private), private, host
+    cgroup_parent: str = ""
+    platform: str = ""
+    runtime: str = ""
+    log: LogConfig = LogConfig()
+
+
+class ExecConfig(_Config, frozen=True, kw_only=True):
+    """What `exec` may ask for."""
+
+    command: tuple[str, ...]
+    env: tuple[str, ...] = ()
+    working_dir: str = ""
+    user: str = ""
+    tty: bool = False
+    open_stdin: bool = False
+    privileged: bool = False
+    detach: bool = False
+    detach_keys: str = ""

@@ -1,0 +1,106 @@
+"""The store's one SQLite database, shared by every process that works on the same root.
+
+WAL mode lets a reader go on beside the one writer. Every change happens in `transaction`, which takes the write lock
+at its start (BEGIN IMMEDIATE), so that what was read inside it is still true when it commits. Records are small JSON
+documents in a `record` column, beside the columns that are looked up or must be unique.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from orlop.metadata.schema import MIGRATIONS
+from orlop.spec.errors import FailedPrecondition, Internal, OrlopError, ResourceExhausted, Unavailable
+
+BUSY_TIMEOUT = 30.0  # seconds that a writer waits for another one
+
+
+class Database:
+    """A handle on `orlop.db`; one connection per thread. Use `close` or a `with` block to end this thread's."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._local = threading.local()
+
+    def read(self, sql: str, arguments: Sequence[Any] = ()) -> list[sqlite3.Row]:
+        """The rows of one query, each a `sqlite3.Row` (by index and by column name)."""
+        with _errors(self.path):
+            return self._connection().execute(sql, arguments).fetchall()
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """One atomic change. An exception rolls it back. Transactions of one thread do not nest."""
+        connection = self._connection()
+        with _errors(self.path):
+            connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield connection
+        except BaseException as error:
+            connection.rollback()
+            if isinstance(error, sqlite3.Error):
+                raise _translated(error, self.path) from error
+            raise
+        with _errors(self.path):
+            connection.commit()
+
+    def close(self) -> None:
+        """Close this thread's connection, if it has one."""
+        connection = getattr(self._local, "connection", None)
+        if connection is not None:
+            connection.close()
+            self._local.connection = None
+
+    def _connection(self) -> sqlite3.Connection:
+        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        if connection is None or self._local.pid != os.getpid():
+            connection = self._local.connection = self._open()
+            self._local.pid = os.getpid()
+        return connection
+
+    def _open(self) -> sqlite3.Connection:
+        with _errors(self.path):
+            connection = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT, isolation_level=None)
+            connection.row_factory = sqlite3.Row
+            connection.execute("PRAGMA synchronous=NORMAL")
+            connection.execute("PRAGMA foreign_keys=ON")
+            if connection.execute("PRAGMA user_version").fetchone()[0] != len(MIGRATIONS):
+                _migrate(connection, self.path)
+        return connection
+
+
+def _migrate(connection: sqlite3.Connection, path: Path) -> None:
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("BEGIN IMMEDIATE")
+    version = connection.execute("PRAGMA user_version").fetchone()[0]  # again: another process may have been faster
+    if version > len(MIGRATIONS):
+        connection.rollback()
+        raise FailedPrecondition(f"{path}: made by a newer orlop (schema {version}, this one knows {len(MIGRATIONS)})")
+    for script in MIGRATIONS[version:]:
+        for statement in script.split(";"):
+            if statement.strip():
+                connection.execute(statement)
+    connection.execute(f"PRAGMA user_version={len(MIGRATIONS)}")
+    connection.commit()
+
+
+@contextmanager
+def _errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise _translated(error, path) from error
+
+
+def _translated(error: sqlite3.Error, path: Path) -> OrlopError:
+    text = f"database {path}: {str(error).lower()}"
+    if "locked" in text:
+        return Unavailable(text)
+    if "full" in text or "disk i/o" in text:
+        return ResourceExhausted(text)
+    return Internal(text)

@@ -1,0 +1,33 @@
+"""The journal of what happened, in the database so that every process sees it. Old entries are dropped."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+
+import msgspec
+
+from orlop.engine.records import Event
+from orlop.metadata.database import Database
+
+KEPT = 10_000  # entries
+
+
+def write(connection: sqlite3.Connection, namespace: str, event: Event) -> None:
+    """Add an event inside the transaction that makes it true."""
+    now = time.time()
+    cursor = connection.execute(
+        "INSERT INTO events (time, namespace, record) VALUES (?, ?, ?)",
+        (now, namespace, msgspec.json.encode(msgspec.structs.replace(event, time=now))),
+    )
+    if cursor.lastrowid and cursor.lastrowid % 1000 == 0:
+        connection.execute("DELETE FROM events WHERE id <= ?", (cursor.lastrowid - KEPT,))
+
+
+def since(database: Database, namespace: str, after: int = 0, moment: float = 0) -> list[tuple[int, Event]]:
+    """Events with a number above `after` that happened no earlier than `moment`, oldest first."""
+    rows = database.read(
+        "SELECT id, record FROM events WHERE namespace = ? AND id > ? AND time >= ? ORDER BY id",
+        (namespace, after, moment),
+    )
+    return [(row["id"], msgspec.json.decode(row["record"], type=Event)) for row in rows]

@@ -1,0 +1,95 @@
+"""What the engine remembers of a container, a volume and an event: frozen, stored as JSON in the database."""
+
+from __future__ import annotations
+
+import msgspec
+
+from orlop.engine.config import ContainerConfig
+from orlop.network.records import Attachment
+
+
+class _Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    pass
+
+
+class Owner(_Record, frozen=True, kw_only=True):
+    """The process that has an operation under way; `start_time` (clock ticks since boot) tells it from a later
+    process with the same number."""
+
+    pid: int
+    start_time: int
+    boot_id: str = ""
+
+
+class VolumeUse(_Record, frozen=True, kw_only=True):
+    """A volume in a container; `anonymous` ones go with the container."""
+
+    volume: str
+    target: str
+    read_only: bool = False
+    anonymous: bool = False
+
+
+class ContainerRecord(_Record, frozen=True, kw_only=True):
+    """The changing part of a container. Times are seconds since the epoch; 0 is never."""
+
+    image_id: str  # digest of the image's configuration
+    manifest: str = ""  # digest of the image's manifest
+    image_name: str = ""  # what the user called it
+    snapshot: str = ""
+    owner: Owner | None = None
+    pid: int = 0
+    pid_start_time: int = 0
+    boot_id: str = ""
+    started: float = 0
+    finished: float = 0
+    exit_code: int = 0
+    error: str = ""
+    oom_killed: bool = False
+    restart_count: int = 0
+    stopped_by_user: bool = False  # keeps `--restart` from starting it again
+    volumes: tuple[VolumeUse, ...] = ()
+    attachment: Attachment | None = None
+    cgroup: str = ""
+
+
+class Container(_Record, frozen=True, kw_only=True):
+    """A container as the database has it."""
+
+    id: str
+    namespace: str
+    name: str
+    state: str
+    created: float
+    config: ContainerConfig
+    record: ContainerRecord
+
+    @property
+    def short_id(self) -> str:
+        return self.id[:12]
+
+    @property
+    def running(self) -> bool:
+        return self.state in ("running", "paused")
+
+
+class Volume(_Record, frozen=True, kw_only=True):
+    """A named directory that outlives containers."""
+
+    name: str
+    driver: str = "local"
+    created: float = 0
+    labels: dict[str, str] = {}
+    options: dict[str, str] = {}
+    anonymous: bool = False
+    mountpoint: str = ""
+
+
+class Event(_Record, frozen=True, kw_only=True):
+    """Something that happened: `type` is container, image, volume or network; `action` is Docker's word for it."""
+
+    type: str
+    action: str
+    id: str
+    attributes: dict[str, str] = {}
+    time: float = 0

@@ -1,0 +1,135 @@
+"""Imports only go downward, and pure modules touch nothing outside themselves (docs: "Layers")."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parent.parent / "src" / "orlop"
+
+# package or module: how high it stands; an import may only lead to the same or a lower level
+LEVELS = {
+    "spec": 0,
+    "wire": 1,
+    "sys": 1,
+    "runtime": 3,
+    "seccomp": 3,
+    "cgroups": 3,
+    "snapshots": 3,
+    "content": 3,
+    "layers": 3,
+    "metadata": 3,
+    "distribution": 3,
+    "network": 3,
+    "shim": 3,
+    "runtime.optable": 2,
+    "runtime.opgen": 2,
+    "runtime.ops": 2,
+    "runtime.plan": 2,
+    "runtime.encode": 2,
+    "runtime.handshake": 2,
+    "runtime.facts": 2,
+    "seccomp.assemble": 3,
+    "cgroups.compile": 2,
+    "snapshots.mounts": 2,
+    "network.plan": 2,
+    "engine": 4,
+    "registry": 5,
+    "daemon": 5,
+    "cli": 5,
+    "__main__": 5,
+}
+PURE = (
+    "spec.",
+    "wire.",
+    "runtime.optable",
+    "runtime.ops",
+    "runtime.plan",
+    "runtime.encode",
+    "runtime.handshake",
+    "runtime.facts",
+    "runtime.compile",
+    "cgroups.compile",
+    "snapshots.mounts",
+    "network.plan",
+    "network.files",
+    "engine.oci",
+    "engine.lifecycle",
+    "engine.config",
+)
+FORBIDDEN_IN_PURE = {"os", "socket", "subprocess", "ctypes", "shutil", "tempfile", "fcntl"}
+ALLOWED = {("spec.errors", "os")}  # strerror only: a table of texts
+
+
+def modules() -> list[tuple[str, Path]]:
+    found = []
+    for path in sorted(SOURCE.rglob("*.py")):
+        parts = path.relative_to(SOURCE).with_suffix("").parts
+        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        if name:
+            found.append((name, path))
+    return found
+
+
+def level(name: str) -> int:
+    parts = name.split(".")
+    for length in range(len(parts), 0, -1):
+        if ".".join(parts[:length]) in LEVELS:
+            return LEVELS[".".join(parts[:length])]
+    raise AssertionError(f"{name}: give it a level in LEVELS")
+
+
+def imports(path: Path) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def targets(path: Path) -> set[str]:
+    """The modules of Orlop that a file imports."""
+    known = {f"orlop.{name}" for name, _ in modules()}
+    return {name.removeprefix("orlop.") for name in imports(path) if name in known}
+
+
+@pytest.mark.parametrize(("name", "path"), modules(), ids=lambda value: value if isinstance(value, str) else "")
+def test_imports_go_down(name: str, path: Path) -> None:
+    upward = {target for target in targets(path) if level(target) > level(name)}
+    assert not upward, f"{name} (level {level(name)}) imports upward: {sorted(upward)}"
+
+
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [m for m in modules() if f"{m[0]}.".startswith(PURE) or m[0].startswith(PURE)],
+    ids=lambda v: v if isinstance(v, str) else "",
+)
+def test_pure_modules_touch_nothing(name: str, path: Path) -> None:
+    bad = {i for i in imports(path) if i.split(".")[0] in FORBIDDEN_IN_PURE and (name, i.split(".")[0]) not in ALLOWED}
+    assert not bad, f"{name} is pure and imports {sorted(bad)}"
+
+
+def test_ctypes_lives_in_sys_alone() -> None:
+    users = {name for name, path in modules() if any(i.split(".")[0] == "ctypes" for i in imports(path))}
+    assert {name for name in users if not name.startswith("sys.")} == set()
+
+
+def test_no_import_cycles() -> None:
+    graph = {name: targets(path) - {name} for name, path in modules()}
+    done: set[str] = set()
+
+    def visit(name: str, trail: tuple[str, ...]) -> None:
+        assert name not in trail, f"import cycle: {' -> '.join((*trail[trail.index(name) :], name))}"
+        if name in done:
+            return
+        for target in sorted(graph.get(name, ())):
+            visit(target, (*trail, name))
+        done.add(name)
+
+    for name in graph:
+        visit(name, ())

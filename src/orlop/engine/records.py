@@ -49,6 +49,7 @@ class ContainerRecord(_Record, frozen=True, kw_only=True):
     restart_count: int = 0
     stopped_by_user: bool = False  # keeps `--restart` from starting it again
     volumes: tuple[VolumeUse, ...] = ()
+    networked: bool = False  # addresses, ports or an interface may be held
     attachment: Attachment | None = None
     cgroup: str = ""
 

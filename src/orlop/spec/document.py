@@ -63,7 +63,7 @@ def _merge(old: Any, new: Any, kind: Any) -> Any:
         known = _known_fields(kind)
         kept = {key: item for key, item in old.items() if key not in new and key not in known}
         return kept | {key: _merge(old.get(key), item, _field_type(kind, key)) for key, item in new.items()}
-    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+    if isinstance(old, list) and isinstance(new, (list, tuple)) and len(old) == len(new):
         return [_merge(a, b, _element_type(kind)) for a, b in zip(old, new, strict=True)]
     return new
 

@@ -39,7 +39,7 @@ class AlreadyExists(OrlopError):
     kind = "already exists"
 
 
-class InvalidArgument(OrlopError):
+class InvalidArgument(OrlopError, ValueError):
     """The input is wrong, whatever the state of the system."""
 
     kind = "invalid argument"

@@ -1,0 +1,144 @@
+"""Makes a container: reserves its name, gives it a writable snapshot and its volumes. No process starts here."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from orlop.engine import lifecycle, locks
+from orlop.engine.config import ContainerConfig, MountRequest
+from orlop.engine.names import random_id, random_name
+from orlop.engine.oci import validate
+from orlop.engine.records import Container, ContainerRecord, VolumeUse
+from orlop.engine.steps import reached
+from orlop.spec.errors import AlreadyExists, InvalidArgument, NotFound, os_errors
+
+if TYPE_CHECKING:
+    from orlop.engine.engine import Engine
+    from orlop.engine.images import Image
+
+
+def create(
+    engine: Engine, config: ContainerConfig, pull: str = "missing", progress: Callable[..., None] | None = None
+) -> Container:
+    """Make a container from `config`; on any error nothing of it is left."""
+    validate(config)
+    if config.name:
+        engine.containers.validate_name(config.name)
+    image = engine.images.ensure(config.image, config.platform, pull, progress)
+    container = _reserve(engine, config, image)
+    reached("create.reserved")
+    try:
+        with locks.exclusive(engine.paths.lock(container.id)):
+            return _furnish(engine, container, image)
+    except BaseException:
+        from orlop.engine.remove import discard
+
+        discard(engine, container)
+        raise
+
+
+def _reserve(engine: Engine, config: ContainerConfig, image: Image) -> Container:
+    """Enter the container in the database. A made-up name that is taken is made up again."""
+    for attempt in range(8):
+        name = config.name or random_name() + (str(attempt) if attempt else "")
+        container = Container(
+            id=random_id(),
+            namespace=engine.namespace,
+            name=name,
+            state=lifecycle.CREATING,
+            created=time.time(),
+            config=config,
+            record=ContainerRecord(
+                image_id=image.id,
+                manifest=image.manifest_digest,
+                image_name=config.image,
+                owner=locks.this_process(),
+            ),
+        )
+        try:
+            engine.containers.store.reserve(container)
+            return container
+        except AlreadyExists:
+            if config.name and not _settle_holder(engine, name):
+                raise
+    raise AlreadyExists(f'container name "{name}" is already in use')
+
+
+def _settle_holder(engine: Engine, name: str) -> bool:
+    """Whether the name has become free because its holder was the remains of a process that was killed."""
+    from orlop.engine import settle
+
+    try:
+        return settle.settled(engine, engine.containers.store.find(name), gone_ok=True) is None
+    except NotFound:
+        return True
+
+
+def _furnish(engine: Engine, container: Container, image: Image) -> Container:
+    with os_errors("make container directory"):
+        engine.paths.container(container.id).mkdir(mode=0o710, exist_ok=True)
+    engine.snapshots.prepare(container.id, image.chain_id)
+    reached("create.snapshot")
+    uses = _volumes(engine, container, image)
+    reached("create.volumes")
+    return engine.containers.store.change(
+        container.id, "created", "create", snapshot=container.id, volumes=uses, owner=None
+    )
+
+
+def _volumes(engine: Engine, container: Container, image: Image) -> tuple[VolumeUse, ...]:
+    """The volumes asked for, and one for each `VOLUME` of the image that nothing else is mounted on."""
+    requests = [m for m in container.config.mounts if m.type == "volume"]
+    taken = {_clean(m.target) for m in container.config.mounts}
+    for target in image.config.defaults.volumes or {}:
+        if _clean(target) not in taken:
+            requests.append(MountRequest(type="volume", target=target))
+    for request in container.config.mounts:
+        if request.type == "bind":
+            _check_bind(request)
+    if not requests:
+        return ()
+    with engine.rootfs(container.id) as root:
+        return tuple(_volume(engine, container.id, request, root) for request in requests)
+
+
+def _volume(engine: Engine, identifier: str, request: MountRequest, root: int) -> VolumeUse:
+    from orlop.engine.copyup import fill_volume
+
+    if request.source and engine.volumes.exists(request.source):
+        volume = engine.volumes.get(request.source)
+    else:
+        volume = engine.volumes.create(request.source)
+    engine.volumes.use(volume.name, identifier)
+    if not request.no_copy:
+        fill_volume(root, request.target, engine.volumes.path(volume.name))
+    return VolumeUse(
+        volume=volume.name, target=request.target, read_only=request.read_only, anonymous=not request.source
+    )
+
+
+def _check_bind(request: MountRequest) -> None:
+    if os.path.exists(request.source):
+        return
+    if not request.create_source:
+        raise InvalidArgument(f"invalid mount config for type bind: bind source path does not exist: {request.source}")
+    with os_errors("make bind source"):
+        os.makedirs(request.source, mode=0o755, exist_ok=True)
+
+
+def _clean(target: str) -> str:
+    return "/" + "/".join(part for part in target.split("/") if part not in ("", "."))
+
+
+def image_of(engine: Engine, container: Container) -> Image:
+    """The image a container was made from, which garbage collection keeps while the container is there."""
+    return engine.images.by_id(container.record.image_id)
+
+
+def rename_in_config(config: ContainerConfig, name: str) -> ContainerConfig:
+    return msgspec.structs.replace(config, name=name)

@@ -1,0 +1,72 @@
+"""One long operation at a time changes a container: a lock file each, held by flock(2), so it ends with its holder."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from orlop.engine.records import Owner
+from orlop.spec.errors import DeadlineExceeded, os_errors
+
+_POLL = 0.01  # seconds
+
+
+@contextmanager
+def exclusive(path: Path, timeout: float = 120.0) -> Iterator[None]:
+    """Hold the lock at `path`, waiting up to `timeout` seconds for another holder."""
+    with os_errors("lock"):
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        _wait(descriptor, path, time.monotonic() + timeout)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _wait(descriptor: int, path: Path, deadline: float) -> None:
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise DeadlineExceeded(f"another operation holds {path.name[:12]} for too long") from None
+            time.sleep(_POLL)
+
+
+def forget(path: Path) -> None:
+    """Remove a lock file whose container is gone."""
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return
+
+
+def this_process() -> Owner:
+    """The calling process as the owner of an operation."""
+    return Owner(pid=os.getpid(), start_time=start_time(os.getpid()) or 0, boot_id=boot_id())
+
+
+def alive(owner: Owner | None) -> bool:
+    """Whether the process that began an operation still exists."""
+    return owner is not None and owner.boot_id == boot_id() and start_time(owner.pid) == owner.start_time
+
+
+def start_time(pid: int) -> int | None:
+    """Clock ticks from boot to the start of a process (proc(5), /proc/PID/stat, field 22), None if there is none."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b") ")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return None if fields[0] in (b"Z", b"X") else int(fields[19])
+
+
+def boot_id() -> str:
+    """What tells this boot of the machine from others (random(4))."""
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        return file.read().strip()

@@ -1,0 +1,198 @@
+"""Makes a container's record true again: finishes what ended, undoes or finishes what a killed process left."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING, Literal, overload
+
+from orlop.engine import lifecycle, locks
+from orlop.engine.decide import Action, settle_action, should_restart
+from orlop.engine.records import Container
+from orlop.engine.steps import reached
+from orlop.shim.state import ShimState, read_state
+from orlop.spec.errors import NotFound, OrlopError
+
+if TYPE_CHECKING:
+    from orlop.engine.engine import Engine
+
+LOST_CODE = 137  # what a container is said to have ended with when its supervisor was killed with it
+
+
+@overload
+def settled(engine: Engine, container: Container) -> Container: ...
+@overload
+def settled(engine: Engine, container: Container, gone_ok: Literal[True]) -> Container | None: ...
+def settled(engine: Engine, container: Container, gone_ok: bool = False) -> Container | None:
+    """The container as it really is. Where nothing is amiss this costs one look at its lock file.
+
+    Raises NotFound (or returns None, if `gone_ok`) when settling meant to finish its removal.
+    """
+    if _action(engine, container) == "nothing":
+        return container
+    with locks.exclusive(engine.paths.lock(container.id)):
+        now = engine.containers.store.get(container.id)
+        if now is not None:
+            now = perform(engine, now, _action(engine, now))
+    if now is None and not gone_ok:
+        raise NotFound(f"no such container: {container.name}")
+    if now is not None and wants_restart(now):
+        begin_restart(engine, now)
+    return now
+
+
+def _action(engine: Engine, container: Container) -> Action:
+    if container.state == lifecycle.CREATED:
+        return "nothing"
+    record = container.record
+    owner_alive = locks.alive(record.owner) if record.owner else False
+    reality = read_state(engine.paths.run(container.id)).reality if container.state in lifecycle.LIVE else "none"
+    held = bool(record.cgroup) and container.state == lifecycle.EXITED
+    rebooted = bool(record.boot_id) and container.state in lifecycle.LIVE and record.boot_id != locks.boot_id()
+    return settle_action(container.state, owner_alive, reality, held, rebooted)
+
+
+def perform(engine: Engine, container: Container, action: Action) -> Container | None:
+    """Do what `settle_action` decided. The caller holds the container's lock."""
+    if action == "adopt":
+        return adopt(engine, container)
+    if action == "finish":
+        return finish(engine, container)
+    if action == "release":
+        return release(engine, container)
+    if action == "remove":
+        from orlop.engine.remove import discard
+
+        discard(engine, container)
+        return None
+    if action == "resume restart":
+        return engine.containers.store.change(container.id, "exit", owner=None)
+    return container
+
+
+def adopt(engine: Engine, container: Container) -> Container:
+    """The process that started a container died before it could say that it runs; say so."""
+    state = read_state(engine.paths.run(container.id))
+    return engine.containers.store.change(
+        container.id,
+        "started",
+        "start",
+        pid=state.pid,
+        pid_start_time=state.start_time,
+        owner=None,
+        started=time.time(),
+    )
+
+
+def finish(engine: Engine, container: Container) -> Container:
+    """Record how a container ended, then give back what it held. The caller holds the container's lock."""
+    state = read_state(engine.paths.run(container.id))
+    code, finished, error = _ending(engine, container, state)
+    container = engine.containers.store.change(
+        container.id,
+        "exit",
+        "die",
+        exit_code=code,
+        finished=finished,
+        error=error,
+        oom_killed=_oom_killed(engine, container),
+        pid=0,
+        owner=None,
+    )
+    reached("exit.recorded")
+    return release(engine, container)
+
+
+def _ending(engine: Engine, container: Container, state: ShimState) -> tuple[int, float, str]:
+    if state.exit is not None:
+        return state.exit.status, state.exit.time_ns / 1e9, container.record.error
+    if container.record.boot_id != locks.boot_id():
+        return 255, time.time(), "the machine was restarted while the container ran"
+    return LOST_CODE, time.time(), "the container's supervisor was killed"
+
+
+def _oom_killed(engine: Engine, container: Container) -> bool:
+    from orlop.cgroups.apply import oom_kills
+
+    if not container.record.cgroup:
+        return False
+    return oom_kills(engine.cgroups, container.record.cgroup) > 0
+
+
+def release(engine: Engine, container: Container) -> Container:
+    """Give back the processes, network, cgroup and run directory of a container that has ended. Idempotent."""
+    from orlop.cgroups import apply as cgroups
+    from orlop.engine.volumes import remove_tree
+
+    if container.record.cgroup:
+        cgroups.kill(engine.cgroups, container.record.cgroup)
+        _await_supervisor(engine, container)
+    if container.record.networked:
+        engine.networks.detach(container.id, container.record.attachment)
+    if container.record.cgroup:
+        cgroups.remove(engine.cgroups, container.record.cgroup)
+    remove_tree(engine.paths.run(container.id))
+    container = engine.containers.store.change(
+        container.id, "", cgroup="", attachment=None, networked=False, pid_start_time=0
+    )
+    reached("exit.released")
+    return container
+
+
+def _await_supervisor(engine: Engine, container: Container, patience: float = 5.0) -> None:
+    """Wait until no process of the container is left; a kill takes a moment to arrive."""
+    from orlop.cgroups import apply as cgroups
+
+    deadline = time.monotonic() + patience
+    while cgroups.pids(engine.cgroups, container.record.cgroup):
+        if time.monotonic() > deadline:
+            raise OrlopError(f"container {container.name}: a process does not end after SIGKILL")
+        time.sleep(0.002)
+        cgroups.kill(engine.cgroups, container.record.cgroup)
+
+
+def wants_restart(container: Container) -> bool:
+    """Whether the policy asks for another start now that the container has ended."""
+    record = container.record
+    return (
+        container.state == lifecycle.EXITED
+        and should_restart(container.config.restart, record.exit_code, record.restart_count, record.stopped_by_user)
+        and record.started > 0
+        and not record.cgroup
+    )
+
+
+def begin_restart(engine: Engine, container: Container) -> None:
+    """Start the process that waits for the policy's delay and starts the container again, apart from this one."""
+    argv = on_exit_command(engine, container.id)
+    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+    try:
+        os.posix_spawn(
+            argv[0],
+            argv,
+            os.environ,
+            file_actions=[(os.POSIX_SPAWN_DUP2, null, fd) for fd in (0, 1, 2)],
+            setsid=True,
+        )
+    finally:
+        os.close(null)
+
+
+def on_exit_command(engine: Engine, identifier: str) -> list[str]:
+    """What a shim runs when its container has ended and no client cleans up."""
+    import sys
+
+    import orlop
+
+    program = os.path.join(os.path.dirname(orlop.__file__), "__main__.py")
+    return [
+        sys.executable,
+        "-IS",
+        program,
+        "internal",
+        "on-exit",
+        str(engine.paths.root),
+        str(engine.paths.state),
+        engine.namespace,
+        identifier,
+    ]

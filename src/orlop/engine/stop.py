@@ -1,0 +1,118 @@
+"""Ends, freezes and waits for containers."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from orlop.engine import lifecycle, locks
+from orlop.engine.create import image_of
+from orlop.engine.exit import collect, conclude
+from orlop.engine.records import Container
+from orlop.shim.client import ShimClient
+from orlop.spec.errors import DeadlineExceeded, FailedPrecondition, NotFound, Unavailable
+from orlop.spec.signals import parse_signal
+
+if TYPE_CHECKING:
+    from orlop.engine.engine import Engine
+
+DEFAULT_TIMEOUT = 10.0  # seconds between the stop signal and SIGKILL
+KILL_PATIENCE = 30.0
+
+
+def stop(engine: Engine, container: Container, timeout: float | None, signal: str) -> Container:
+    """Send the stop signal, wait, then kill. Stopping what does not run is no error. A negative time-out never kills."""
+    if container.state == lifecycle.RESTARTING:
+        return engine.containers.store.change(container.id, "exit", stopped_by_user=True, owner=None)
+    if not container.running:
+        return container
+    if timeout is None:
+        timeout = float(container.config.stop_timeout if container.config.stop_timeout is not None else DEFAULT_TIMEOUT)
+    name = signal or container.config.stop_signal or image_of(engine, container).config.defaults.stop_signal or "TERM"
+    return _end_with(engine, container, parse_signal(name), timeout)
+
+
+def end(engine: Engine, container: Container) -> Container:
+    """Kill a container at once and wait until it is gone."""
+    return _end_with(engine, container, parse_signal("KILL"), KILL_PATIENCE)
+
+
+def _end_with(engine: Engine, container: Container, signal: int, timeout: float) -> Container:
+    engine.containers.store.change(container.id, "", stopped_by_user=True)
+    try:
+        with ShimClient(engine.paths.run(container.id)) as shim:
+            shim.own()
+            shim.signal(signal)
+            if container.state == lifecycle.PAUSED:
+                _thaw(engine, container)
+            if shim.wait(timeout if timeout >= 0 else None) is None:
+                shim.signal(parse_signal("KILL"))
+                if shim.wait(KILL_PATIENCE) is None:
+                    raise DeadlineExceeded(f"container {container.name} does not end after SIGKILL")
+            ended = conclude(engine, container)
+            shim.done()
+            return ended
+    except Unavailable:  # the shim has ended between the look and the call
+        return conclude(engine, container)
+
+
+def kill(engine: Engine, container: Container, signal: str) -> None:
+    """Send a signal to the container's first process."""
+    number = parse_signal(signal)
+    if not container.running:
+        raise FailedPrecondition(f"cannot kill container {container.name}: it is not running")
+    with ShimClient(engine.paths.run(container.id)) as shim:
+        shim.signal(number)
+    if container.state == lifecycle.PAUSED and number == parse_signal("KILL"):
+        _thaw(engine, container)
+
+
+def pause(engine: Engine, container: Container) -> None:
+    from orlop.cgroups import apply as cgroups
+
+    with locks.exclusive(engine.paths.lock(container.id)):
+        now = _present(engine, container)
+        lifecycle.after("pause", now.state, now.name)
+        cgroups.freeze(engine.cgroups, now.record.cgroup)
+        engine.containers.store.change(now.id, "pause", "pause")
+
+
+def unpause(engine: Engine, container: Container) -> None:
+    with locks.exclusive(engine.paths.lock(container.id)):
+        now = _present(engine, container)
+        lifecycle.after("unpause", now.state, now.name)
+        _thaw(engine, now)
+        engine.containers.store.change(now.id, "unpause", "unpause")
+
+
+def _present(engine: Engine, container: Container) -> Container:
+    """The container as the database has it now; the caller holds its lock."""
+    now = engine.containers.store.get(container.id)
+    if now is None:
+        raise NotFound(f"no such container: {container.name}")
+    return now
+
+
+def _thaw(engine: Engine, container: Container) -> None:
+    from orlop.cgroups import apply as cgroups
+
+    cgroups.thaw(engine.cgroups, container.record.cgroup)
+
+
+def wait(engine: Engine, container: Container) -> int:
+    """Wait for the end; the exit code. A container that is being restarted is waited for until it stays down."""
+    code = container.record.exit_code
+    while container.running:
+        try:
+            with ShimClient(engine.paths.run(container.id)) as shim:
+                ended = shim.wait(None)
+                code = ended.status if ended is not None else code
+        except Unavailable:
+            time.sleep(0.01)
+        now = engine.containers.store.get(container.id)
+        if now is None:  # started with --rm, and removed by whoever takes care of it
+            return code
+        if now.state in lifecycle.LIVE and now.record.pid == container.record.pid:
+            now = collect(engine, now)
+        container, code = now, now.record.exit_code
+    return code

@@ -1,0 +1,149 @@
+"""Perform a snapshot's mounts without attaching them anywhere: the result is a descriptor, and nothing on the host
+can leak.
+
+The launch helper attaches the descriptor inside the container's mount namespace with move_mount(2).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from orlop.snapshots.mounts import Bind, Mount, Overlay, classic
+from orlop.spec.errors import InvalidArgument, from_os
+from orlop.sys import mounts as sys
+
+_LONGEST = 255  # bytes of one fsconfig(2) string
+_PAGE = 4095  # bytes of mount(2)'s options
+# What fsconfig says where the kernel does not know `lowerdir+` (before 6.7), or fsopen itself, or overlay's new form.
+_TOO_OLD = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
+
+
+def detached(mounts: tuple[Mount, ...]) -> int:
+    """A descriptor of the detached mount that `mounts` (just one, from a snapshotter) describes. The caller closes
+    it; the mount lives as long as the descriptor or a place where it was attached."""
+    if len(mounts) != 1:
+        raise InvalidArgument(f"snapshot has {len(mounts)} mounts, want one")
+    (mount,) = mounts
+    try:
+        return _bind(mount) if isinstance(mount, Bind) else _overlay(mount)
+    except OSError as error:
+        raise from_os(error, f"mount snapshot ({mount})"[:600]) from error
+
+
+def _bind(mount: Bind) -> int:
+    fd = sys.open_tree(mount.source, sys.OPEN_TREE_CLONE)
+    try:
+        if mount.read_only:
+            _make_read_only(fd)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _overlay(mount: Overlay) -> int:
+    with _short_names(mount) as short:
+        try:
+            return _overlay_by_fsopen(short)
+        except OSError as error:
+            if error.errno not in _TOO_OLD:
+                raise
+        return overlay_by_mount(mount)
+
+
+def _overlay_by_fsopen(mount: Overlay) -> int:
+    fd = sys.fsopen("overlay")
+    try:
+        sys.fsconfig_string(fd, "source", "overlay")
+        for path in mount.lower:
+            sys.fsconfig_string(fd, "lowerdir+", path)
+        if mount.upper:
+            sys.fsconfig_string(fd, "upperdir", mount.upper)
+            sys.fsconfig_string(fd, "workdir", mount.work)
+        for option in mount.options:
+            key, equals, value = option.partition("=")
+            sys.fsconfig_string(fd, key, value) if equals else sys.fsconfig_flag(fd, key)
+        sys.fsconfig_create(fd)
+        return sys.fsmount(fd, sys.MOUNT_ATTR_RDONLY if mount.read_only else 0)
+    finally:
+        os.close(fd)
+
+
+def overlay_by_mount(mount: Overlay) -> int:
+    """For older kernels: attach the overlay to a private directory, take it off with open_tree(2), detach it.
+
+    The mount is visible on the host for that moment; a process that dies within it leaves an empty-named mount under
+    a directory that `recover` unmounts. Layer paths go through /proc/self/fd where they would overflow the page that
+    mount(2) allows for options.
+    """
+    scratch = os.path.join(os.path.dirname(os.path.dirname(mount.upper or mount.lower[0])), ".mount")
+    os.makedirs(scratch, mode=0o700, exist_ok=True)
+    target = os.path.join(scratch, f"{os.getpid()}-{id(mount):x}")
+    os.mkdir(target, 0o700)
+    try:
+        with _numbered(mount) as short:
+            options = ",".join(classic(short).options)
+            sys.mount("overlay", target, "overlay", sys.MS_RDONLY if mount.read_only else 0, options)
+        try:
+            return sys.open_tree(target, sys.OPEN_TREE_CLONE)
+        finally:
+            sys.umount(target, sys.MNT_DETACH)
+    finally:
+        os.rmdir(target)
+
+
+def _make_read_only(fd: int) -> None:
+    try:
+        sys.mount_setattr(fd, sys.MOUNT_ATTR_RDONLY)
+    except OSError as error:
+        if error.errno != errno.ENOSYS:  # mount_setattr(2) is of Linux 5.12
+            raise
+        raise OSError(errno.ENOSYS, "a read-only bind mount without a path needs Linux 5.12", "mount_setattr") from None
+
+
+@contextmanager
+def _short_names(mount: Overlay) -> Iterator[Overlay]:
+    """The mount as fsconfig takes it: paths that are too long, or hold what overlayfs unescapes, by descriptor."""
+    awkward = any(len(os.fsencode(p)) > _LONGEST or set(p) & set("\\,:") for p in (*mount.lower, mount.upper))
+    if not awkward:
+        yield mount
+        return
+    with _by_descriptor(mount) as short:
+        yield short
+
+
+@contextmanager
+def _numbered(mount: Overlay) -> Iterator[Overlay]:
+    """The mount with options that fit into a page."""
+    if len(os.fsencode(",".join(classic(mount).options))) <= _PAGE:
+        yield mount
+        return
+    with _by_descriptor(mount) as short:
+        yield short
+
+
+@contextmanager
+def _by_descriptor(mount: Overlay) -> Iterator[Overlay]:
+    opened: list[int] = []
+
+    def short(path: str) -> str:
+        opened.append(os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
+        return f"/proc/self/fd/{opened[-1]}"
+
+    try:
+        lower = tuple(short(path) for path in mount.lower)
+        writable = (short(mount.upper), short(mount.work)) if mount.upper else ("", "")
+        yield Overlay(lower, *writable, mount.options)
+    finally:
+        for fd in opened:
+            os.close(fd)
+
+
+def is_mount_point(path: str) -> bool:
+    """Whether another file system is mounted at `path`."""
+    here, above = os.lstat(path), os.lstat(os.path.dirname(path))
+    return stat.S_ISDIR(here.st_mode) and here.st_dev != above.st_dev

@@ -1,0 +1,326 @@
+"""Making groups, limiting them and putting processes in. What is to be written is decided in `compile`.
+
+host = probe()
+group = create(host, group_path("", identifier))
+limit(group, resources)
+attach(group, pid)          # or hand group.procs_paths to the launch plan
+...
+processes.kill(group); remove(group)
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+
+from orlop.cgroups.compile import writes
+from orlop.cgroups.facts import ROOT, CgroupHost, Group, parse_mountinfo, unified_mount
+from orlop.cgroups.write import Write
+from orlop.spec.errors import FailedPrecondition, InvalidArgument, OrlopError, from_os
+from orlop.spec.runtime import Resources
+
+_REMOVAL = 2.0  # seconds that a group may stay busy after its last process has ended
+
+
+def probe() -> CgroupHost:
+    """What this host has. Raises FailedPrecondition where nothing is mounted."""
+    text = read("/proc/self/mountinfo")
+    point = unified_mount(text)
+    try:
+        controllers = frozenset(read(f"{point}/cgroup.controllers").split()) if point else frozenset[str]()
+    except OSError as error:
+        raise from_os(error, "read") from error
+    return parse_mountinfo(text, controllers)
+
+
+def create(host: CgroupHost, path: str) -> Group:
+    """Make the group in every hierarchy, with its parents. A group that is there already must be empty.
+
+    Of a failure nothing stays behind but parents.
+    """
+    group = Group(host, path)
+    made: list[str] = []
+    try:
+        for directory in group.directories:
+            if _make(host, directory):
+                made.append(directory)
+            else:
+                _check_unused(directory)
+        if host.mode == "v2":
+            _enable(host, path)
+    except BaseException as error:
+        for directory in made:
+            _remove_directory(directory, 0)
+        if isinstance(error, OSError):
+            raise from_os(error, "create cgroup") from error
+        raise
+    return group
+
+
+def limit(group: Group, resources: Resources | None, *, update: bool = False) -> None:
+    """Put limits in force (see `compile.writes`). Errors name the JSON path, the value and the control file."""
+    postponed = [write for write in writes(resources, group.host, update=update) if not _apply(group, write, True)]
+    for write in postponed:
+        _apply(group, write, False)
+    if group.host.mode == "v2" and (not update or (resources and resources.devices)):
+        _limit_devices(group, resources)
+
+
+def attach(group: Group, pid: int) -> None:
+    """Move a process, with all its threads, into the group in every hierarchy."""
+    for path in group.procs_paths:
+        try:
+            write_file(path, str(pid))
+        except OSError as error:
+            raise _explain(error, f"cannot put process {pid} into cgroup") from error
+
+
+def remove(group: Group, patience: float = _REMOVAL) -> None:
+    """Remove the group and those that the container made in it. One that is gone already is right.
+
+    A group stays busy for a moment after its last process ended: that is waited for, up to `patience` seconds. Then,
+    or while processes live in it, FailedPrecondition.
+    """
+    deadline = time.monotonic() + patience
+    failures = [path for path in group.directories if not _remove_directory(path, deadline)]
+    if failures:
+        raise FailedPrecondition(f"cgroup {failures[0]} is still in use")
+
+
+def sweep(host: CgroupHost) -> None:
+    """Remove `/orlop` itself in each hierarchy where it is empty."""
+    for directory in Group(host, ROOT).directories:
+        try:
+            os.rmdir(directory)
+        except OSError:
+            pass  # in use, or never made
+
+
+def exists(group: Group) -> bool:
+    return any(os.path.isdir(directory) for directory in group.directories)
+
+
+# --- files
+
+
+def read(path: str) -> str:
+    """The content of a small file of the kernel's."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        data = b""
+        while chunk := os.read(fd, 1 << 16):
+            data += chunk
+    finally:
+        os.close(fd)
+    return data.decode("utf-8", "replace")
+
+
+def write_file(path: str, value: str) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, value.encode() or b"\n")
+    finally:
+        os.close(fd)
+
+
+# --- making
+
+
+def _make(host: CgroupHost, directory: str) -> bool:
+    """Make a directory with its parents; False where it was there. A new v1 cpuset gets its parent's processors."""
+    try:
+        os.mkdir(directory, 0o755)
+    except FileExistsError:
+        return False
+    except FileNotFoundError:
+        parent = os.path.dirname(directory)
+        if parent in (host.unified, *host.mounts.values()):
+            raise
+        _make(host, parent)
+        return _make(host, directory)
+    if directory.startswith(host.mounts.get("cpuset", "\0") + "/"):
+        _inherit_cpuset(directory)
+    return True
+
+
+def _inherit_cpuset(directory: str) -> None:
+    """A v1 cpuset starts with no processor and no memory node, and takes no process in before it has both."""
+    parent = os.path.dirname(directory)
+    for name in ("cpuset.cpus", "cpuset.mems"):
+        value = read(f"{parent}/{name}").strip()
+        if not value:  # a parent that someone else has made and not filled
+            _inherit_cpuset(parent)
+            value = read(f"{parent}/{name}").strip()
+        write_file(f"{directory}/{name}", value)
+
+
+def _check_unused(directory: str) -> None:
+    """A container in a group with strangers would be limited, frozen and killed with them."""
+    if read(f"{directory}/cgroup.procs").strip():
+        raise FailedPrecondition(f"cgroup {directory} is not empty")
+
+
+def _enable(host: CgroupHost, path: str) -> None:
+    """Hand the controllers of the v2 root down to the group (cgroup-v2, "Enabling and Disabling")."""
+    wanted = host.controllers - {"devices", "freezer", "unified"}
+    parents = [""]
+    for part in path.strip("/").split("/")[:-1]:
+        parents.append(f"{parents[-1]}/{part}")
+    for parent in parents:
+        file = f"{host.unified}{parent}/cgroup.subtree_control"
+        missing = wanted - set(read(file).split())
+        for name in sorted(missing):
+            try:
+                write_file(file, f"+{name}")
+            except OSError:
+                # not every controller can be handed on (cpu with realtime processes, ...); a limit that needs it
+                # fails with its own name
+                pass
+
+
+# --- limiting
+
+
+def _apply(group: Group, write: Write, may_postpone: bool) -> bool:
+    """Perform one write. False: it failed in a way that a later write may cure.
+
+    Some limits must stand in a relation (memory below memory and swap, burst below quota), which while they are
+    changed one by one holds in one order only.
+    """
+    path = f"{group.directory(write.controller)}/{write.file}"
+    try:
+        _check_guard(group, write)
+        write_file(path, write.value)
+    except FileNotFoundError as error:
+        if write.alternative is not None:
+            return _apply(group, write.alternative, may_postpone)
+        if write.optional:
+            return True
+        raise FailedPrecondition(f"{write.origin}: this kernel or cgroup has no {write.file}") from error
+    except OSError as error:
+        if may_postpone and error.errno in (errno.EINVAL, errno.EBUSY):
+            return False
+        raise _explain(error, f"{write.origin}: cannot set {write.file} to {write.value!r}", path) from error
+    return True
+
+
+def _check_guard(group: Group, write: Write) -> None:
+    if write.guard:
+        used = int(read(f"{group.directory(write.controller)}/{write.guard}"))
+        if used > int(write.value):
+            raise InvalidArgument(f"{write.origin}: {write.value} is less than the {used} in use")
+
+
+# what the kernel means with an error on a control file
+_REASONS = {
+    errno.EINVAL: "the kernel takes no such value",
+    errno.ERANGE: "the value is out of range",
+    errno.EBUSY: "more than that is in use",
+    errno.EACCES: "permission denied",
+    errno.EPERM: "permission denied",
+    errno.ENOSPC: "the group has no processors or memory nodes",
+    errno.ESRCH: "no such process",
+    errno.ENODEV: "no such device",
+    524: "this kernel does not support it",  # ENOTSUPP
+    errno.EOPNOTSUPP: "this kernel does not support it",
+}
+
+
+def _explain(error: OSError, what: str, path: str = "") -> OrlopError:
+    plain = from_os(error, what)
+    reason = _REASONS.get(error.errno or 0, os.strerror(error.errno or 0).lower())
+    kind = FailedPrecondition if error.errno in (524, errno.EOPNOTSUPP) else type(plain)
+    return kind(f"{what}: {reason}")
+
+
+def _limit_devices(group: Group, resources: Resources | None) -> None:
+    """Attach the program for the device rules to a v2 group, in place of the ones it has."""
+    from orlop.cgroups.devices import program
+    from orlop.sys import bpf
+
+    descriptors: list[int] = []
+    try:
+        descriptors.append(directory := os.open(group.directory("unified"), os.O_RDONLY | os.O_DIRECTORY))
+        old = bpf.device_programs(directory)
+        descriptors += old
+        descriptors.append(new := bpf.load_device_program(program(resources.devices if resources else ())))
+        bpf.attach_device_program(directory, new)
+        for earlier in old:  # only now: between the two, a device must pass both
+            bpf.detach_device_program(directory, earlier)
+    except OSError as error:
+        raise _explain(error, "linux.resources.devices: cannot attach the device program") from error
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+# --- removing
+
+
+def _remove_directory(directory: str, deadline: float) -> bool:
+    """Remove a group's directory with everything below; False when it is still busy at `deadline`."""
+    delay = 0.001
+    while True:
+        try:
+            os.rmdir(directory)
+            return True
+        except FileNotFoundError:
+            return True
+        except OSError as error:
+            if error.errno not in (errno.EBUSY, errno.ENOTEMPTY):
+                raise from_os(error, "remove cgroup") from error
+        _remove_children(directory)
+        if time.monotonic() >= deadline:
+            return _removed_now(directory)
+        time.sleep(delay)
+        delay = min(delay * 2, 0.05)
+
+
+def _removed_now(directory: str) -> bool:
+    try:
+        os.rmdir(directory)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return True
+
+
+def _remove_children(directory: str) -> None:
+    """Remove the groups below, deepest first. A container may nest them deeper than a path can be long, so the way
+    down and up is gone with one descriptor at a time."""
+    try:
+        here = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    names: list[str] = []
+    busy: set[tuple[int, str]] = set()
+    try:
+        while True:
+            child = _child(here, len(names), busy)
+            if child is not None:
+                below = os.open(child, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=here)
+                names.append(child)
+            elif names:
+                below = os.open("..", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=here)
+                name = names.pop()
+                try:
+                    os.rmdir(name, dir_fd=below)
+                except OSError:
+                    busy.add((len(names), name))
+            else:
+                return
+            os.close(here)
+            here = below
+    except FileNotFoundError:
+        return  # someone else removes it too
+    finally:
+        os.close(here)
+
+
+def _child(here: int, depth: int, busy: set[tuple[int, str]]) -> str | None:
+    if os.fstat(here).st_nlink <= 2:  # a directory is linked from each one below
+        return None
+    with os.scandir(here) as entries:
+        return next((e.name for e in entries if e.is_dir(follow_symlinks=False) and (depth, e.name) not in busy), None)

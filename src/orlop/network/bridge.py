@@ -1,0 +1,199 @@
+"""Perform the steps of a plan: the built-in bridge driver's hands."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from ipaddress import ip_address
+
+from orlop.network import plan
+from orlop.network.plan import AddAddress, AddRoute, DropLink, LinkUp, MakeBridge, MakeVeth, Rules, Step, Sysctl
+from orlop.spec.errors import AlreadyExists, Internal, NotFound, OrlopError, from_os
+from orlop.sys import libnftables
+from orlop.sys.netlink import Netlink, Refused
+from orlop.wire import rtnetlink as rt
+
+DELETE_TIMEOUT = 30.0  # seconds
+
+Inside = AddAddress | LinkUp | AddRoute
+
+
+class Hands:
+    """Performs steps with a netlink socket of the host's namespace and, where steps lead there, one of the
+    container's. `repair` gives the script that makes the whole rule table anew from what is written down."""
+
+    def __init__(self, host: Netlink, inside: Netlink | None, repair: Callable[[], str]) -> None:
+        self._host, self._inside, self._repair = host, inside, repair
+        self._indexes: dict[tuple[bool, str], int] = {}
+
+    def perform(self, steps: Sequence[Step]) -> None:
+        """All steps in order. Raises an error that begins with the step's own line."""
+        position = 0
+        while position < len(steps):
+            step = steps[position]
+            group = [step]
+            if isinstance(step, AddAddress | LinkUp | AddRoute | DropLink):
+                group = _alike(steps[position:])
+            position += len(group)
+            try:
+                self._perform(group)
+            except Refused as error:
+                raise _explained(error, str(group[error.position])) from error
+            except OSError as error:
+                raise from_os(error, str(step)) from error
+
+    def _perform(self, group: Sequence[Step]) -> None:
+        step = group[0]
+        if isinstance(step, MakeBridge):
+            self._make_bridge(step)
+        elif isinstance(step, MakeVeth):
+            self._make_veth(step)
+        elif isinstance(step, Sysctl):
+            _sysctl(step)
+        elif isinstance(step, Rules):
+            self._rules(step)
+        elif isinstance(step, DropLink):
+            drop_links(self._host, [s.device for s in group if isinstance(s, DropLink)])
+        else:
+            self._configure([s for s in group if isinstance(s, AddAddress | LinkUp | AddRoute)])
+
+    def _make_bridge(self, step: MakeBridge) -> None:
+        link = self._host.link(step.device)
+        if link is None:
+            self._host.perform(rt.link_new(step.device, "bridge", address=plan.mac_bytes(step.mac), mtu=step.mtu))
+            link = self._host.link(step.device)
+        if link is None:
+            raise Internal(f"{step}: it vanished at once")
+        if link.kind != "bridge":
+            raise AlreadyExists(f"{step}: the host has a device of that name, of kind {link.kind or 'physical'}")
+        self._indexes[False, step.device] = link.index
+
+    def _make_veth(self, step: MakeVeth) -> None:
+        request = rt.link_new(
+            step.device,
+            "veth",
+            master=self._index(step.bridge, inside=False),
+            mtu=step.mtu,
+            up=True,
+            peer=rt.Peer(step.peer, plan.mac_bytes(step.mac), netns_pid=step.pid),
+        )
+        try:
+            self._host.perform(request)
+        except Refused as error:
+            # what an attempt that was cut short left behind
+            if error.errno != errno.EEXIST or self._host.link(step.device) is None:
+                raise
+            drop_links(self._host, [step.device])
+            self._host.perform(request)
+        if step.hairpin:
+            self._host.perform(rt.link_hairpin(self._index(step.device, inside=False)))
+
+    def _configure(self, steps: Sequence[Inside]) -> None:
+        """Steps of one namespace in one datagram. What is there already is as good as made."""
+        socket = self._socket(steps[0].inside)
+        requests = [self._request(step) for step in steps]
+        for position, outcome in enumerate(socket.outcomes(requests)):
+            if outcome.errno not in (0, errno.EEXIST):
+                raise Refused(outcome, position)
+
+    def _request(self, step: Inside) -> rt.Request:
+        index = self._index(step.device, step.inside)
+        if isinstance(step, LinkUp):
+            return rt.link_set(index, up=True)
+        if isinstance(step, AddRoute):
+            gateway = ip_address(step.gateway).packed
+            return rt.route_new(rt.AF_INET if len(gateway) == 4 else rt.AF_INET6, gateway=gateway, oif=index)
+        text, _, prefix = step.address.partition("/")
+        address = ip_address(text)
+        # without NODAD an IPv6 address is of no use for its first second
+        return rt.address_new(index, address.packed, int(prefix), rt.IFA_F_NODAD if address.version == 6 else 0)
+
+    def _socket(self, inside: bool) -> Netlink:
+        if not inside:
+            return self._host
+        if self._inside is None:
+            raise Internal("a step inside a container, and no netlink socket from there")
+        return self._inside
+
+    def _index(self, device: str, inside: bool) -> int:
+        if (inside, device) not in self._indexes:
+            link = self._socket(inside).link(device)
+            if link is None:
+                raise NotFound(f"no network device {device} in the {'container' if inside else 'host'}")
+            self._indexes[inside, device] = link.index
+        return self._indexes[inside, device]
+
+    def _rules(self, step: Rules) -> None:
+        try:
+            libnftables.run(step.script)
+        except libnftables.NftError as error:
+            # the first use, or somebody flushed or changed the table
+            if error.errno not in (errno.ENOENT, errno.EEXIST):
+                raise
+            libnftables.run(self._repair())
+
+
+def _alike(steps: Sequence[Step]) -> list[Step]:
+    """The steps from the first one on that go to the kernel together with it."""
+    first = steps[0]
+    group: list[Step] = []
+    for step in steps:
+        if isinstance(first, DropLink) != isinstance(step, DropLink):
+            break
+        if not isinstance(step, AddAddress | LinkUp | AddRoute | DropLink):
+            break
+        if getattr(step, "inside", None) != getattr(first, "inside", None):
+            break
+        group.append(step)
+    return group
+
+
+def _explained(error: Refused, step: str) -> OrlopError:
+    kind = type(from_os(error, step))
+    return kind(f"{step}: {(error.strerror or '').lower().rstrip('.')}")
+
+
+def _sysctl(step: Sysctl) -> None:
+    path = f"/proc/sys/{step.path}"
+    try:
+        with open(path) as file:
+            if file.read().strip() == step.value:
+                return
+        with open(path, "w") as file:
+            file.write(step.value)
+    except FileNotFoundError:
+        if not step.optional:
+            raise
+
+
+def drop_links(host: Netlink, names: Sequence[str]) -> None:
+    """Delete devices and return when the last one is gone from sight.
+
+    The kernel takes a device out of sight within a millisecond and then waits some 20 to 50 ms, inside the call, for
+    the last reader of its structures. That wait is left to a thread.
+    """
+    present = [link for name in names if (link := host.link(name)) is not None]
+    failures: list[BaseException] = []
+    for link in present:
+        threading.Thread(target=_delete, args=(link.index, failures), daemon=True).start()
+    deadline = time.monotonic() + DELETE_TIMEOUT
+    for link in present:
+        while (now := host.link(link.name)) is not None and now.index == link.index:
+            if failures:
+                raise failures[0]
+            if time.monotonic() > deadline:
+                raise Internal(f"network device {link.name}: still there {DELETE_TIMEOUT:g} s after its deletion")
+            time.sleep(0.0002)
+
+
+def _delete(index: int, failures: list[BaseException]) -> None:
+    try:
+        with Netlink() as own:
+            outcome = own.outcomes((rt.link_delete(index),))[0]
+        if outcome.errno not in (0, errno.ENODEV):
+            failures.append(OSError(outcome.errno, outcome.text or os.strerror(outcome.errno)))
+    except Exception as error:
+        failures.append(error)

@@ -1,0 +1,277 @@
+"""From a network and what was allocated in it to the steps that make it real. Pure; `perform` acts.
+
+A step names one thing to do and reads as one line. Steps of the same namespace that stand beside each other are sent
+to the kernel together. Every step that makes something may meet it already there: attaching repairs a network that
+was half made, or changed under us.
+"""
+
+from __future__ import annotations
+
+from hashlib import blake2s
+from ipaddress import ip_address, ip_interface, ip_network
+
+import msgspec
+
+from orlop.network.records import Attachment, Names, Network, PublishedPort, Subnet
+from orlop.network.rules import drop_table, network_elements, port_elements
+from orlop.spec.errors import InvalidArgument
+
+IPv4, IPv6 = 4, 6
+DEFAULT_TAG_OF = "/var/lib/orlop/networks"
+
+
+class Facts(msgspec.Struct, frozen=True):
+    """What planning must know of the host. `bridge_filter`: br_netfilter shows bridged packets to the firewall."""
+
+    ipv6: bool = True
+    bridge_filter: bool = False
+
+
+class _Step(msgspec.Struct, frozen=True):
+    pass
+
+
+class MakeBridge(_Step, frozen=True):
+    device: str
+    mac: str
+    mtu: int = 0
+
+    def __str__(self) -> str:
+        return f"host: make bridge {self.device}, address {self.mac}{f', mtu {self.mtu}' if self.mtu else ''}"
+
+
+class MakeVeth(_Step, frozen=True):
+    """`pid` is a process of the namespace that the peer is born in."""
+
+    device: str
+    bridge: str
+    peer: str
+    mac: str
+    pid: int
+    mtu: int = 0
+    hairpin: bool = False
+
+    def __str__(self) -> str:
+        far = f"{self.peer} of process {self.pid}, address {self.mac}"
+        return f"host: make veth {self.device} on {self.bridge}{' (hairpin)' if self.hairpin else ''} to {far}"
+
+
+class AddAddress(_Step, frozen=True):
+    device: str
+    address: str  # with prefix length
+    inside: bool = False
+
+    def __str__(self) -> str:
+        return f"{_side(self.inside)}: {self.device} has {self.address}"
+
+
+class LinkUp(_Step, frozen=True):
+    device: str
+    inside: bool = False
+
+    def __str__(self) -> str:
+        return f"{_side(self.inside)}: {self.device} up"
+
+
+class AddRoute(_Step, frozen=True):
+    """A default route through `gateway`."""
+
+    device: str
+    gateway: str
+    inside: bool = True
+
+    def __str__(self) -> str:
+        return f"{_side(self.inside)}: default route via {self.gateway} on {self.device}"
+
+
+class Sysctl(_Step, frozen=True):
+    """A file under /proc/sys. An `optional` one may be missing."""
+
+    path: str
+    value: str
+    optional: bool = False
+
+    def __str__(self) -> str:
+        return f"host: sysctl {self.path} = {self.value}"
+
+
+class Rules(_Step, frozen=True):
+    """An nftables script, run as one transaction."""
+
+    script: str
+
+    def __str__(self) -> str:
+        return "nft: " + "; ".join(line.strip() for line in self.script.splitlines() if line.strip())
+
+
+class DropLink(_Step, frozen=True):
+    device: str
+
+    def __str__(self) -> str:
+        return f"host: delete {self.device}"
+
+
+Step = MakeBridge | MakeVeth | AddAddress | LinkUp | AddRoute | Sysctl | Rules | DropLink
+
+
+def _side(inside: bool) -> str:
+    return "container" if inside else "host"
+
+
+def render(steps: tuple[Step, ...]) -> str:
+    return "".join(f"{step}\n" for step in steps)
+
+
+# names and addresses
+
+
+def _hash(*parts: str, length: int) -> str:
+    return blake2s("\0".join(parts).encode()).hexdigest()[:length]
+
+
+def names_for(directory: str) -> Names:
+    """The names for the store whose networks directory this is."""
+    if directory == DEFAULT_TAG_OF:
+        return Names()
+    tag = _hash(directory, length=8)
+    return Names(table=f"orlop_{tag}", bridge=f"orlop-{tag}", tag=tag)
+
+
+def bridge_name(names: Names, network: str) -> str:
+    """A user-defined network's device (device names have at most 15 bytes)."""
+    return f"orl-{_hash('network', names.tag, network, length=10)}"
+
+
+def veth_name(names: Names, owner: str) -> str:
+    return f"orv{_hash('owner', names.tag, owner, length=11)}"
+
+
+def mac_for(address: str) -> str:
+    """A locally administered hardware address that follows from the last four bytes of an IP address."""
+    tail = ip_address(address.partition("/")[0]).packed[-4:]
+    return ":".join(f"{byte:02x}" for byte in b"\x02\x42" + tail)
+
+
+def mac_bytes(text: str) -> bytes:
+    """Six bytes of `02:42:0a:58:00:02`; refuses what no interface can have."""
+    parts = text.split(":")
+    try:
+        mac = bytes(int(part, 16) for part in parts if len(part) == 2)
+    except ValueError:
+        mac = b""
+    if len(parts) != 6 or len(mac) != 6:
+        raise InvalidArgument(f"mac address {text[:64]!r}: want six pairs of hex digits with colons between them")
+    if mac[0] & 1 or not any(mac):
+        raise InvalidArgument(f"mac address {text}: not one for a single interface")
+    return mac
+
+
+def version(address: str) -> int:
+    return ip_address(address.partition("/")[0]).version
+
+
+def bare(address: str) -> str:
+    return address.partition("/")[0]
+
+
+def _usable(network: Network, facts: Facts) -> tuple[Subnet, ...]:
+    return tuple(s for s in network.subnets if facts.ipv6 or ip_network(s.subnet).version == IPv4)
+
+
+# plans
+
+
+def bridge_steps(network: Network, names: Names, facts: Facts) -> tuple[Step, ...]:
+    """The network's own side: device, addresses, forwarding, rules."""
+    subnets = _usable(network, facts)
+    prefix = {s.subnet: ip_network(s.subnet).prefixlen for s in subnets}
+    versions = {ip_network(s.subnet).version for s in subnets}
+    return (
+        MakeBridge(network.device, mac_for(subnets[0].gateway), network.mtu),
+        *(AddAddress(network.device, f"{s.gateway}/{prefix[s.subnet]}") for s in subnets),
+        LinkUp(network.device),
+        *(s for v in sorted(versions) for s in _sysctls(network, v)),
+        Rules(network_elements(names, network)),
+    )
+
+
+def _sysctls(network: Network, family: int) -> tuple[Step, ...]:
+    device = network.device
+    if family == IPv6:
+        # a container must not become the host's router by announcing itself
+        own: tuple[Step, ...] = (Sysctl(f"net/ipv6/conf/{device}/accept_ra", "0", optional=True),)
+        return own if network.internal else (*own, Sysctl("net/ipv6/conf/all/forwarding", "1"))
+    # the answers to what 127.0.0.1 sent to a published port come back over the bridge
+    return (
+        ()
+        if network.internal
+        else (
+            Sysctl(f"net/ipv4/conf/{device}/route_localnet", "1"),
+            Sysctl("net/ipv4/ip_forward", "1"),
+        )
+    )
+
+
+def attach_steps(network: Network, attachment: Attachment, names: Names, pid: int, facts: Facts) -> tuple[Step, ...]:
+    """Everything that brings a container into a network, from nothing."""
+    inside = attachment.interface
+    return (
+        *bridge_steps(network, names, facts),
+        MakeVeth(
+            attachment.host_device,
+            network.device,
+            inside,
+            attachment.mac,
+            pid,
+            network.mtu,
+            hairpin=facts.bridge_filter,
+        ),
+        *(AddAddress(inside, address, inside=True) for address in attachment.addresses),
+        LinkUp(inside, inside=True),
+        *(AddRoute(inside, gateway) for gateway in attachment.gateways),
+        *((Rules(port_elements(names, attachment)),) if attachment.ports else ()),
+    )
+
+
+def detach_steps(
+    attachment: Attachment, network: Network | None, names: Names, *, network_used: bool, table_used: bool
+) -> tuple[Step, ...]:
+    """What takes one container away, and its network's device and the table with it if nobody else uses them."""
+    rules = port_elements(names, attachment, verb="delete")
+    links = [DropLink(attachment.host_device)]
+    if network is not None and not network_used:
+        rules += network_elements(names, network, verb="delete")
+        links.append(DropLink(network.device))
+    if not table_used:
+        rules = drop_table(names)
+    return (*((Rules(rules),) if rules else ()), *links)
+
+
+def withdraw_steps(network: Network, names: Names, *, table_used: bool) -> tuple[Step, ...]:
+    """What takes away the device and the rules of a network that nobody uses."""
+    rules = network_elements(names, network, verb="delete") if table_used else drop_table(names)
+    return (Rules(rules), DropLink(network.device))
+
+
+def attachment_for(
+    owner: str,
+    network: Network,
+    names: Names,
+    *,
+    addresses: tuple[str, ...],
+    mac: str,
+    ports: tuple[PublishedPort, ...],
+) -> Attachment:
+    """The record of a container's place: `addresses` with prefix lengths, gateways by family unless internal."""
+    families = {version(address) for address in addresses}
+    gateways = tuple(s.gateway for s in network.subnets if version(s.gateway) in families)
+    return Attachment(
+        owner=owner,
+        network=network.name,
+        mac=":".join(f"{byte:02x}" for byte in mac_bytes(mac)) if mac else mac_for(addresses[0]),
+        addresses=tuple(str(ip_interface(address)) for address in addresses),
+        gateways=() if network.internal else gateways,
+        bridge=network.device,
+        host_device=veth_name(names, owner),
+        ports=ports,
+    )

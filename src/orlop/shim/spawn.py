@@ -1,0 +1,165 @@
+"""Starts a shim, which starts a container by running a plan through the launch helper.
+
+Descriptors of the shim: 0-2 /dev/null, 3 the plan, 4 the helper's end of its control socket, 5 the readiness pipe,
+6... what the helper inherits, then the launch program (`--launch`), then a connected client (`--client`).
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import socket
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+
+from orlop.shim.client import ShimClient
+from orlop.spec.errors import Internal, from_os
+
+PROGRAM = os.path.join(os.path.dirname(os.path.dirname(__file__)), "_native", "orlop-shim")
+
+_FIRST_INHERITED = 6
+_MOST_INHERITED = 56
+_OUT_OF_THE_WAY = 128  # descriptors are first copied above this, so that no dup2 overwrites one that is still needed
+
+
+class LogFile(msgspec.Struct, frozen=True, kw_only=True):
+    """Where output is recorded, in Docker's json-file format."""
+
+    path: str
+    max_size: int = 0  # bytes; 0: it grows without limit
+    max_files: int = 1  # path, path.1, ... path.(max_files - 1)
+
+
+class Shim(msgspec.Struct, frozen=True):
+    """A shim that has been started. `client` is connected and owns the container's end (asked for by `connect`)."""
+
+    pid: int
+    directory: Path
+    client: ShimClient | None = None
+
+
+def start(
+    container_id: str,
+    directory: Path,
+    plan: int,
+    launch_program: int,
+    *,
+    inherit: Sequence[int] = (),
+    log: LogFile | None = None,
+    tty: bool | tuple[int, int] = False,
+    stdin: bool = False,
+    stdin_once: bool = False,
+    owner: tuple[int, int] | None = None,
+    oom_events: str = "",
+    on_exit: Sequence[str] = (),
+    connect: bool = False,
+    environment: Mapping[str, str] | None = None,
+) -> tuple[socket.socket, Shim]:
+    """Start a shim and, through it, the launch helper; the socket on which to follow the helper's handshake.
+
+    `plan` and `launch_program` are sealed memfds; they and `inherit` stay the caller's to close. `tty` is rows and
+    columns, or True for a size that a client sets later. `owner` is the host's uid and gid of the process: its
+    standard streams belong to it. `oom_events` is the cgroup's memory.events (v2) or memory.oom_control (v1).
+    `on_exit` is an absolute program and its arguments; it runs with `environment` (default: PATH and HOME) unless an
+    owner confirms that it has taken care. `connect` makes the caller the first client and owner before anything runs,
+    so that no moment is left in which an early end could go unnoticed.
+
+    Raises the kind of error that fits when the shim can't start: FailedPrecondition where one already runs.
+    """
+    arguments = _arguments(
+        container_id, directory, len(inherit), log, tty, stdin, stdin_once, owner, oom_events, connect
+    )
+    if on_exit:
+        arguments += ["--on-exit", *on_exit]
+    control, helper_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours, theirs = socket.socketpair() if connect else (None, None)
+    ready, ready_end = os.pipe2(os.O_CLOEXEC)
+    descriptors = [plan, helper_end.fileno(), ready_end, *inherit, launch_program]
+    try:
+        with helper_end:
+            pid = _spawn(arguments, descriptors + ([theirs.fileno()] if theirs else []), environment)
+        os.close(ready_end)
+        ready_end = -1
+        shim_pid = _await_ready(ready, pid, container_id)
+    except BaseException:
+        control.close()
+        if ours is not None:
+            ours.close()
+        raise
+    finally:
+        os.close(ready)
+        if ready_end >= 0:
+            os.close(ready_end)
+        if theirs is not None:
+            theirs.close()
+    return control, Shim(shim_pid, directory, ShimClient(directory, ours) if ours is not None else None)
+
+
+def _arguments(
+    container_id: str,
+    directory: Path,
+    inherited: int,
+    log: LogFile | None,
+    tty: bool | tuple[int, int],
+    stdin: bool,
+    stdin_once: bool,
+    owner: tuple[int, int] | None,
+    oom_events: str,
+    connect: bool,
+) -> list[str]:
+    if inherited > _MOST_INHERITED:
+        raise Internal(f"{inherited} descriptors for one launch: at most {_MOST_INHERITED} are possible")
+    launch = _FIRST_INHERITED + inherited
+    arguments = ["orlop-shim", "--id", container_id, "--state", str(directory), "--launch", str(launch)]
+    if connect:
+        arguments += ["--client", str(launch + 1)]
+    if log is not None:
+        arguments += ["--log", log.path, "--log-max-size", str(log.max_size), "--log-max-files", str(log.max_files)]
+    if tty:
+        arguments += ["--tty", "0x0" if tty is True else "{}x{}".format(*tty)]
+    if stdin:
+        arguments.append("--stdin-once" if stdin_once else "--stdin")
+    if owner is not None:
+        arguments += ["--owner", "{}:{}".format(*owner)]
+    return [*arguments, "--oom", oom_events] if oom_events else arguments
+
+
+def _spawn(arguments: list[str], descriptors: list[int], environment: Mapping[str, str] | None) -> int:
+    if environment is None:
+        environment = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    high: list[int] = []
+    try:
+        high.extend(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _OUT_OF_THE_WAY) for fd in descriptors)
+        actions: list[tuple[int, int, int] | tuple[int, int, str, int, int]] = [
+            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDWR, 0),
+            (os.POSIX_SPAWN_DUP2, 0, 1),
+            (os.POSIX_SPAWN_DUP2, 0, 2),
+        ]
+        actions += [(os.POSIX_SPAWN_DUP2, fd, 3 + i) for i, fd in enumerate(high)]
+        return os.posix_spawn(PROGRAM, arguments, environment, file_actions=actions)
+    except FileNotFoundError as error:
+        raise Internal(f"{PROGRAM} is missing; build the native programs with scripts/build") from error
+    except OSError as error:
+        raise from_os(error, "start the shim") from error
+    finally:
+        for fd in high:
+            os.close(fd)
+
+
+def _await_ready(ready: int, pid: int, container_id: str) -> int:
+    """The daemon's pid. The process that was spawned leaves as soon as it has forked the daemon."""
+    line = b""
+    while not line.endswith(b"\n") and (data := os.read(ready, 512)):
+        line += data
+    os.waitpid(pid, 0)
+    text = line.decode(errors="replace").strip()
+    if text.startswith("ok "):
+        return int(text[3:])
+    what, _, name = text.rpartition(": ")
+    number = getattr(errno, name, 0)
+    if number:
+        raise from_os(OSError(number, os.strerror(number)), f"shim of container {container_id}: {what}")
+    raise Internal(f"shim of container {container_id}: {text or 'it ended before it was ready'}")

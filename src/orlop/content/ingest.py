@@ -30,10 +30,11 @@ class BlobWriter:
     """Writes one blob. Get one from `ContentStore.writer`; leave it through `commit`, `close` or `abort`.
 
     As a context manager it closes itself, which keeps what has arrived. One thread writes; `follow` may be read by
-    others.
+    others, and any thread may `close` or `abort`: the one that writes then fails with `Aborted`.
     """
 
-    def __init__(self, root: Path, descriptor: Descriptor, fd: int, present: bool) -> None:
+    def __init__(self, root: Path, descriptor: Descriptor, fd: int, check: Callable[[], None] | None = None) -> None:
+        present = fd < 0
         self.descriptor = descriptor
         self.digest = Digest(descriptor.digest)
         self.present = present  # the blob is in the store: nothing is to be written
@@ -41,6 +42,8 @@ class BlobWriter:
         self.resumed = 0  # of these, how many an earlier writer left
         self._root = root
         self._fd = fd
+        self._check = check
+        self._file = threading.Lock()  # whoever uses the descriptor: a closed number may be another file's next
         self._hash = self.digest.hasher()
         self._change = threading.Condition()
         self._arrived = 0  # what followers may read; more than `offset` after a restart
@@ -66,11 +69,14 @@ class BlobWriter:
             raise FailedPrecondition(f"blob {self.digest}: is in the store already")
         if self.offset + len(data) > self.descriptor.size:
             raise DataLoss(f"blob {self.digest}: more bytes than the {self.descriptor.size} of its descriptor")
-        try:
-            write_all(self._fd, data)
-        except OSError as error:
-            self._cut_back()
-            raise from_os(error, f"write blob {self.digest}") from error
+        if self._check is not None:
+            self._check()
+        with self._file:
+            try:
+                write_all(self._open_fd(), data)
+            except OSError as error:
+                self._cut_back()
+                raise from_os(error, f"write blob {self.digest}") from error
         self._hash.update(data)
         with self._change:
             self.offset += len(data)
@@ -85,15 +91,15 @@ class BlobWriter:
         """
         if self.present or not self.offset:
             return
-        with os_errors("rewind blob"):
-            os.lseek(self._fd, 0, os.SEEK_SET)
+        with self._file, os_errors("rewind blob"):
+            os.lseek(self._open_fd(), 0, os.SEEK_SET)
         self.offset = self.resumed = 0
         self._hash = self.digest.hasher()
 
     def commit(self) -> None:
         """Check size and digest, make the bytes durable, and give the blob its name. A blob whose bytes are wrong is
         removed: resuming it could never end well. One that is only too short is kept."""
-        if self.present:
+        if self._stored:
             return
         if self.offset != self.descriptor.size:
             raise self._failed(
@@ -104,8 +110,8 @@ class BlobWriter:
             error = DataLoss(f"blob {self.digest}: the bytes that arrived have digest {actual}")
             self.abort(error)
             raise error
-        with os_errors(f"store blob {self.digest}"):
-            _publish(self._fd, _ingest_path(self._root, self.digest), _blob_path(self._root, self.digest))
+        with self._file, os_errors(f"store blob {self.digest}"):
+            _publish(self._open_fd(), _ingest_path(self._root, self.digest), _blob_path(self._root, self.digest))
         self._stored = True
         self._finish(None)
 
@@ -117,14 +123,15 @@ class BlobWriter:
 
     def abort(self, error: BaseException | None = None) -> None:
         """End without a commit and remove the partial."""
-        if not self._stored and self._fd >= 0:
-            _ingest_path(self._root, self.digest).unlink(missing_ok=True)
+        with self._file:
+            if not self._stored and self._fd >= 0:
+                _ingest_path(self._root, self.digest).unlink(missing_ok=True)
         self.close(error)
 
     def follow(self) -> Follower:
         """A readable that gives the blob's bytes from its start, waiting for those that have not arrived."""
-        path = _blob_path(self._root, self.digest) if self.present else f"/proc/self/fd/{self._fd}"
-        with os_errors(f"read blob {self.digest}"):
+        with self._file, os_errors(f"read blob {self.digest}"):
+            path = _blob_path(self._root, self.digest) if self._stored else f"/proc/self/fd/{self._open_fd()}"
             return Follower(self, os.open(path, os.O_RDONLY | os.O_CLOEXEC))
 
     def _wait_beyond(self, position: int) -> int:
@@ -147,9 +154,15 @@ class BlobWriter:
         return error
 
     def _release(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        with self._file:
+            if self._fd >= 0:
+                os.close(self._fd)
+                self._fd = -1
+
+    def _open_fd(self) -> int:
+        if self._fd < 0:
+            raise Aborted(f"blob {self.digest}: the download was given up")
+        return self._fd
 
     def _adopt(self) -> None:
         """Take over what an earlier writer left: hash it, so that `write` can go on at its end."""
@@ -257,7 +270,7 @@ def open_writer(root: Path, descriptor: Descriptor, check: Callable[[], None] | 
     assert fd is not None
     try:
         if not blob.exists():
-            return BlobWriter(root, descriptor, fd, present=False)
+            return BlobWriter(root, descriptor, fd, check)
         partial.unlink(missing_ok=True)  # the one that held the lock has committed the blob
     except BaseException:
         os.close(fd)
@@ -270,7 +283,7 @@ def _present(root: Path, descriptor: Descriptor, blob: Path) -> BlobWriter:
     size = blob.stat().st_size
     if size != descriptor.size:
         raise InvalidArgument(f"blob {descriptor.digest}: has {size} bytes, but its descriptor says {descriptor.size}")
-    return BlobWriter(root, descriptor, -1, present=True)
+    return BlobWriter(root, descriptor, -1)
 
 
 def _publish(fd: int, partial: Path, blob: Path) -> None:

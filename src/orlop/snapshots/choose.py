@@ -18,7 +18,7 @@ from orlop.sys.tree import remove_tree
 DRIVERS = ("overlay", "copy")
 
 
-def open_snapshotter(root: Path, database: Database, driver: str = "") -> Snapshotter:
+def snapshotter(root: Path, database: Database, driver: str = "") -> Snapshotter:
     """The snapshotter of the directory `root`. `driver` asks for one by name; another one than before is an error."""
     if driver and driver not in DRIVERS:
         raise InvalidArgument(f"snapshotter {driver!r}: want one of {', '.join(DRIVERS)}")

@@ -20,7 +20,6 @@ class CopySnapshotter(DirectorySnapshotter):
 
     name: ClassVar[str] = "copy"
     stackable: ClassVar[bool] = False
-    whiteouts: ClassVar[str] = "remove"
 
     def mounts(self, key: str) -> tuple[Mount, ...]:
         top = self.table.get(key)

@@ -22,11 +22,11 @@ class OverlaySnapshotter(DirectorySnapshotter):
 
     name: ClassVar[str] = "overlay"
     stackable: ClassVar[bool] = True
-    whiteouts: ClassVar[str] = "overlay"
 
     def __init__(self, root: Path, database: Database, user_xattr: bool = False) -> None:
         super().__init__(root, database)
         self.user_xattr = user_xattr
+        self.whiteouts = "overlay-user" if user_xattr else "overlay"
 
     def mounts(self, key: str) -> tuple[Mount, ...]:
         top, *below = self.table.chain(key)

@@ -23,8 +23,9 @@ kill -9 at any point leaves rows in state `preparing` or `removing` at worst; `r
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar, Protocol
@@ -35,7 +36,7 @@ from orlop.metadata.database import Database
 from orlop.metadata.snapshots import PREPARING, REMOVING, Snapshot, SnapshotRecord, SnapshotTable
 from orlop.snapshots.mounts import Mount
 from orlop.spec.errors import InvalidArgument, os_errors
-from orlop.sys.lock import locked, try_lock
+from orlop.sys.lock import lock_file, locked, try_lock
 from orlop.sys.tree import measure_tree, remove_tree
 
 
@@ -46,12 +47,23 @@ class Usage(msgspec.Struct, frozen=True):
     entries: int
 
 
+class Claim(msgspec.Struct, frozen=True):
+    """The right to make one snapshot, until `release`; or until the process ends."""
+
+    path: Path
+    fd: int
+
+    def release(self) -> None:
+        self.path.unlink(missing_ok=True)
+        os.close(self.fd)
+
+
 class Snapshotter(Protocol):
     """The interface; the module's docstring is its contract."""
 
     name: ClassVar[str]
     stackable: ClassVar[bool]
-    whiteouts: ClassVar[str]  # how a removed file is to be unpacked: "overlay" marks it, "remove" removes it
+    whiteouts: str  # how a layer's whiteouts are to be unpacked: a value of layers.limits.WhiteoutFormat
 
     def prepare(self, key: str, parent: str = "", labels: dict[str, str] | None = None) -> Snapshot:
         """Make an active snapshot on a committed parent, or an empty one."""
@@ -74,6 +86,9 @@ class Snapshotter(Protocol):
     def find(self, key: str) -> Snapshot | None:
         """The snapshot, or None."""
 
+    def exists(self, key: str) -> bool:
+        """Whether there is such a snapshot."""
+
     def stat(self, key: str) -> Snapshot:
         """The snapshot, or `NotFound`."""
 
@@ -82,6 +97,12 @@ class Snapshotter(Protocol):
 
     def usage(self, key: str) -> Usage:
         """What a snapshot holds itself; measured now if it is not committed."""
+
+    def exclusive(self, name: str, check: Callable[[], None] | None = None) -> Claim:
+        """Wait to be the only one, in any process, who makes the snapshot `name`. `check` may raise to give up."""
+
+    def finish_removals(self) -> None:
+        """Remove the directories of snapshots that the garbage collector has marked `removing`."""
 
     def recover(self) -> int:
         """Finish what was interrupted; returns how many snapshots were removed. Does nothing while others work."""
@@ -92,7 +113,7 @@ class DirectorySnapshotter:
 
     name: ClassVar[str] = ""
     stackable: ClassVar[bool] = False
-    whiteouts: ClassVar[str] = "remove"
+    whiteouts: str = "remove"
 
     def __init__(self, root: Path, database: Database) -> None:
         self.root = root
@@ -125,6 +146,9 @@ class DirectorySnapshotter:
     def find(self, key: str) -> Snapshot | None:
         return self.table.find(key)
 
+    def exists(self, key: str) -> bool:
+        return self.table.find(key) is not None
+
     def stat(self, key: str) -> Snapshot:
         return self.table.get(key)
 
@@ -148,8 +172,16 @@ class DirectorySnapshotter:
             finally:
                 os.close(fd)
 
+    def exclusive(self, name: str, check: Callable[[], None] | None = None) -> Claim:
+        with os_errors("lock snapshot"):
+            directory = self.root / "locks"
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            path = directory / hashlib.sha256(name.encode()).hexdigest()
+            fd = lock_file(path, check)
+            assert fd is not None
+            return Claim(path, fd)
+
     def finish_removals(self) -> None:
-        """Remove the directories of snapshots that are marked `removing` (by the garbage collector)."""
         with self._working():
             for snapshot in self.table.all(REMOVING):
                 self._clear(snapshot)

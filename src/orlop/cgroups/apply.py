@@ -15,10 +15,33 @@ import os
 import time
 
 from orlop.cgroups.compile import writes
-from orlop.cgroups.facts import ROOT, CgroupHost, Group, parse_mountinfo, unified_mount
+from orlop.cgroups.facts import ROOT, CgroupHost, Group, group_path, parse_mountinfo, unified_mount
+from orlop.cgroups.files import read, write_file
+from orlop.cgroups.processes import freeze, frozen, kill, pids, thaw
+from orlop.cgroups.stats import oom_kills, statistics
 from orlop.cgroups.write import Write
 from orlop.spec.errors import FailedPrecondition, InvalidArgument, OrlopError, from_os
 from orlop.spec.runtime import Resources
+
+__all__ = [
+    "CgroupHost",
+    "attach",
+    "create",
+    "exists",
+    "freeze",
+    "frozen",
+    "group_path",
+    "kill",
+    "oom_kills",
+    "pids",
+    "probe",
+    "procs_paths",
+    "remove",
+    "statistics",
+    "sweep",
+    "thaw",
+    "update",
+]
 
 _REMOVAL = 2.0  # seconds that a group may stay busy after its last process has ended
 
@@ -34,12 +57,14 @@ def probe() -> CgroupHost:
     return parse_mountinfo(text, controllers)
 
 
-def create(host: CgroupHost, path: str) -> Group:
-    """Make the group in every hierarchy, with its parents. A group that is there already must be empty.
+def create(host: CgroupHost, path: str, resources: Resources | None = None) -> None:
+    """Make the group in every hierarchy, with its parents, and put its limits in force (see `compile.writes`).
 
-    Of a failure nothing stays behind but parents.
+    A group that is there already must be empty. Of a failure nothing stays behind but parents. Errors of limits name
+    the JSON path, the value and the control file.
     """
     group = Group(host, path)
+    compiled = writes(resources, host)
     made: list[str] = []
     try:
         for directory in group.directories:
@@ -49,41 +74,47 @@ def create(host: CgroupHost, path: str) -> Group:
                 _check_unused(directory)
         if host.mode == "v2":
             _enable(host, path)
+        _limit(group, compiled)
+        if host.mode == "v2":
+            _limit_devices(group, resources)
     except BaseException as error:
         for directory in made:
             _remove_directory(directory, 0)
         if isinstance(error, OSError):
             raise from_os(error, "create cgroup") from error
         raise
-    return group
 
 
-def limit(group: Group, resources: Resources | None, *, update: bool = False) -> None:
-    """Put limits in force (see `compile.writes`). Errors name the JSON path, the value and the control file."""
-    postponed = [write for write in writes(resources, group.host, update=update) if not _apply(group, write, True)]
-    for write in postponed:
-        _apply(group, write, False)
-    if group.host.mode == "v2" and (not update or (resources and resources.devices)):
+def update(host: CgroupHost, path: str, resources: Resources) -> None:
+    """Change the limits of a group in use; what `resources` does not name stays as it is."""
+    group = Group(host, path)
+    _limit(group, writes(resources, host, update=True))
+    if host.mode == "v2" and resources.devices:
         _limit_devices(group, resources)
 
 
-def attach(group: Group, pid: int) -> None:
+def procs_paths(host: CgroupHost, path: str) -> tuple[str, ...]:
+    """The `cgroup.procs` files that a process must be written to in order to be wholly in the group."""
+    return Group(host, path).procs_paths
+
+
+def attach(host: CgroupHost, path: str, pid: int) -> None:
     """Move a process, with all its threads, into the group in every hierarchy."""
-    for path in group.procs_paths:
+    for file in procs_paths(host, path):
         try:
-            write_file(path, str(pid))
+            write_file(file, str(pid))
         except OSError as error:
-            raise _explain(error, f"cannot put process {pid} into cgroup") from error
+            raise _explain(error, f"cannot put process {pid} into cgroup {file}") from error
 
 
-def remove(group: Group, patience: float = _REMOVAL) -> None:
+def remove(host: CgroupHost, path: str, patience: float = _REMOVAL) -> None:
     """Remove the group and those that the container made in it. One that is gone already is right.
 
     A group stays busy for a moment after its last process ended: that is waited for, up to `patience` seconds. Then,
     or while processes live in it, FailedPrecondition.
     """
     deadline = time.monotonic() + patience
-    failures = [path for path in group.directories if not _remove_directory(path, deadline)]
+    failures = [found for found in Group(host, path).directories if not _remove_directory(found, deadline)]
     if failures:
         raise FailedPrecondition(f"cgroup {failures[0]} is still in use")
 
@@ -97,31 +128,8 @@ def sweep(host: CgroupHost) -> None:
             pass  # in use, or never made
 
 
-def exists(group: Group) -> bool:
-    return any(os.path.isdir(directory) for directory in group.directories)
-
-
-# --- files
-
-
-def read(path: str) -> str:
-    """The content of a small file of the kernel's."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        data = b""
-        while chunk := os.read(fd, 1 << 16):
-            data += chunk
-    finally:
-        os.close(fd)
-    return data.decode("utf-8", "replace")
-
-
-def write_file(path: str, value: str) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        os.write(fd, value.encode() or b"\n")
-    finally:
-        os.close(fd)
+def exists(host: CgroupHost, path: str) -> bool:
+    return any(os.path.isdir(directory) for directory in Group(host, path).directories)
 
 
 # --- making
@@ -182,6 +190,12 @@ def _enable(host: CgroupHost, path: str) -> None:
 # --- limiting
 
 
+def _limit(group: Group, compiled: tuple[Write, ...]) -> None:
+    postponed = [write for write in compiled if not _apply(group, write, True)]
+    for write in postponed:
+        _apply(group, write, False)
+
+
 def _apply(group: Group, write: Write, may_postpone: bool) -> bool:
     """Perform one write. False: it failed in a way that a later write may cure.
 
@@ -201,7 +215,7 @@ def _apply(group: Group, write: Write, may_postpone: bool) -> bool:
     except OSError as error:
         if may_postpone and error.errno in (errno.EINVAL, errno.EBUSY):
             return False
-        raise _explain(error, f"{write.origin}: cannot set {write.file} to {write.value!r}", path) from error
+        raise _explain(error, f"{write.origin}: cannot set {write.file} to {write.value!r}") from error
     return True
 
 
@@ -227,7 +241,7 @@ _REASONS = {
 }
 
 
-def _explain(error: OSError, what: str, path: str = "") -> OrlopError:
+def _explain(error: OSError, what: str) -> OrlopError:
     plain = from_os(error, what)
     reason = _REASONS.get(error.errno or 0, os.strerror(error.errno or 0).lower())
     kind = FailedPrecondition if error.errno in (524, errno.EOPNOTSUPP) else type(plain)

@@ -7,16 +7,16 @@ import signal
 import time
 from collections.abc import Iterator
 
-from orlop.cgroups.apply import read, write_file
-from orlop.cgroups.facts import Group
-from orlop.spec.errors import DeadlineExceeded, FailedPrecondition, from_os
+from orlop.cgroups.facts import CgroupHost, Group
+from orlop.cgroups.files import read, write_file
+from orlop.spec.errors import DeadlineExceeded, FailedPrecondition, OrlopError, from_os
 
 _PATIENCE = 10.0  # seconds for the kernel to freeze or kill
 
 
-def pids(group: Group, *, recursive: bool = True) -> tuple[int, ...]:
+def pids(host: CgroupHost, path: str, *, recursive: bool = True) -> tuple[int, ...]:
     """The processes in the group, and with `recursive` in the groups below it. Empty when the group is gone."""
-    return _pids_under(group.tracker, recursive)
+    return _pids_under(Group(host, path).tracker, recursive)
 
 
 def _pids_under(directory: str, recursive: bool) -> tuple[int, ...]:
@@ -47,18 +47,19 @@ def _tree(directory: str) -> Iterator[str]:
 # --- freezing
 
 
-def freeze(group: Group, patience: float = _PATIENCE) -> None:
+def freeze(host: CgroupHost, path: str, patience: float = _PATIENCE) -> None:
     """Stop every process in the group, and return when all stand still."""
-    _set_frozen(group, True, patience)
+    _set_frozen(Group(host, path), True, patience)
 
 
-def thaw(group: Group, patience: float = _PATIENCE) -> None:
+def thaw(host: CgroupHost, path: str, patience: float = _PATIENCE) -> None:
     """Let the processes go on."""
-    _set_frozen(group, False, patience)
+    _set_frozen(Group(host, path), False, patience)
 
 
-def frozen(group: Group) -> bool:
+def frozen(host: CgroupHost, path: str) -> bool:
     """Whether the group is frozen, or about to be."""
+    group = Group(host, path)
     try:
         if _uses_v1_freezer(group):
             return read(f"{group.directory('freezer')}/freezer.state").strip() != "THAWED"
@@ -124,12 +125,13 @@ def _attempts(deadline: float) -> Iterator[int]:
 # --- killing
 
 
-def kill(group: Group, patience: float = _PATIENCE) -> None:
+def kill(host: CgroupHost, path: str, patience: float = _PATIENCE) -> None:
     """Kill every process in the group and below, and return when none is left. A group that is gone is right.
 
     Processes that fork as fast as they are killed don't escape: v2 kills the whole group at once, and on v1 the group
     is frozen first. A frozen group is thawed. Zombies count as gone: whoever is their parent reaps them.
     """
+    group = Group(host, path)
     for _ in _attempts(time.monotonic() + patience):
         if not _kill_unified(group):
             _kill_frozen(group)
@@ -154,12 +156,9 @@ def _kill_unified(group: Group) -> bool:
 
 def _kill_frozen(group: Group) -> None:
     try:
-        freeze(group, 0.5)
-    except (DeadlineExceeded, FailedPrecondition, OSError):
-        pass  # the loop around us tries again
-    except Exception:
-        if os.path.isdir(group.tracker):
-            raise
+        freeze(group.host, group.path, 0.5)
+    except OrlopError:
+        pass  # no freezer, or gone: killing one by one then has to win the race, and the loop around us tries again
     try:
         for pid in _all_pids(group):
             _signal(pid)

@@ -1,0 +1,45 @@
+"""Reading and writing the kernel's small files."""
+
+from __future__ import annotations
+
+import os
+
+
+def read(path: str) -> str:
+    """The whole content of a file."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        data = b""
+        while chunk := os.read(fd, 1 << 16):
+            data += chunk
+    finally:
+        os.close(fd)
+    return data.decode("utf-8", "replace")
+
+
+def write_file(path: str, value: str) -> None:
+    """Write in one go, as control files want it."""
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, value.encode() or b"\n")
+    finally:
+        os.close(fd)
+
+
+def read_keys(path: str) -> dict[str, int]:
+    """A file of lines `key number`; lines of another form are left out, and a missing file is empty."""
+    try:
+        lines = read(path).splitlines()
+    except FileNotFoundError:
+        return {}
+    pairs = (line.split() for line in lines)
+    return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2 and pair[1].lstrip("-").isdigit()}
+
+
+def read_number(path: str) -> int | None:
+    """A file of one number; None for `max`, or where the file is missing."""
+    try:
+        text = read(path).strip()
+    except FileNotFoundError:
+        return None
+    return int(text) if text.lstrip("-").isdigit() else None

@@ -1,0 +1,190 @@
+"""What a group has used so far."""
+
+from __future__ import annotations
+
+import msgspec
+
+from orlop.cgroups.facts import CgroupHost, Group
+from orlop.cgroups.files import read, read_keys, read_number
+
+_TICK = 10_000_000  # nanoseconds of USER_HZ, which cpuacct.stat counts in
+_UNLIMITED = 1 << 60  # v1 says "none" with the largest number of whole pages
+
+
+class CpuUsage(msgspec.Struct, frozen=True, kw_only=True):
+    """Nanoseconds of processor time, and how often the quota held the group back."""
+
+    total: int = 0
+    user: int = 0
+    system: int = 0
+    periods: int = 0
+    throttled_periods: int = 0
+    throttled_time: int = 0
+
+
+class MemoryUsage(msgspec.Struct, frozen=True, kw_only=True):
+    """Bytes. `inactive_file` is page cache that goes first; `docker stats` shows usage without it. No limit is None."""
+
+    usage: int = 0
+    peak: int | None = None
+    limit: int | None = None
+    swap: int | None = None
+    inactive_file: int = 0
+    failures: int = 0
+    stat: dict[str, int] = {}
+
+
+class PidsUsage(msgspec.Struct, frozen=True, kw_only=True):
+    current: int = 0
+    limit: int | None = None
+
+
+class DeviceIO(msgspec.Struct, frozen=True, kw_only=True):
+    """Bytes and operations of one block device."""
+
+    major: int
+    minor: int
+    read_bytes: int = 0
+    write_bytes: int = 0
+    reads: int = 0
+    writes: int = 0
+
+
+class Statistics(msgspec.Struct, frozen=True, kw_only=True):
+    """A part is None where the host has no controller for it."""
+
+    cpu: CpuUsage | None = None
+    memory: MemoryUsage | None = None
+    pids: PidsUsage | None = None
+    block_io: tuple[DeviceIO, ...] | None = None
+
+
+def statistics(host: CgroupHost, path: str) -> Statistics:
+    """The counters of the group and of those below it. Of a group that is gone they are zero."""
+    group = Group(host, path)
+    v2 = host.mode == "v2"
+    return Statistics(
+        cpu=_cpu_v2(group) if v2 else _cpu_v1(group),
+        memory=(_memory_v2(group) if v2 else _memory_v1(group)) if group.has("memory") else None,
+        pids=_pids(group) if group.has("pids") else None,
+        block_io=_io(group, v2) if group.has("io" if v2 else "blkio") else None,
+    )
+
+
+def oom_kills(host: CgroupHost, path: str) -> int:
+    """How many processes of the group the kernel has killed for lack of memory."""
+    group = Group(host, path)
+    if not group.has("memory"):
+        return 0
+    file = "memory.events" if host.mode == "v2" else "memory.oom_control"
+    return read_keys(f"{group.directory('memory')}/{file}").get("oom_kill", 0)
+
+
+def _cpu_v2(group: Group) -> CpuUsage:
+    stat = read_keys(f"{group.directory('unified')}/cpu.stat")
+    return CpuUsage(
+        total=stat.get("usage_usec", 0) * 1000,
+        user=stat.get("user_usec", 0) * 1000,
+        system=stat.get("system_usec", 0) * 1000,
+        periods=stat.get("nr_periods", 0),
+        throttled_periods=stat.get("nr_throttled", 0),
+        throttled_time=stat.get("throttled_usec", 0) * 1000,
+    )
+
+
+def _cpu_v1(group: Group) -> CpuUsage | None:
+    if not group.has("cpuacct"):
+        return None
+    accounts = group.directory("cpuacct")
+    split = read_keys(f"{accounts}/cpuacct.stat")
+    throttling = read_keys(f"{group.directory('cpu')}/cpu.stat") if group.has("cpu") else {}
+    return CpuUsage(
+        total=read_number(f"{accounts}/cpuacct.usage") or 0,
+        user=split.get("user", 0) * _TICK,
+        system=split.get("system", 0) * _TICK,
+        periods=throttling.get("nr_periods", 0),
+        throttled_periods=throttling.get("nr_throttled", 0),
+        throttled_time=throttling.get("throttled_time", 0),
+    )
+
+
+def _memory_v2(group: Group) -> MemoryUsage:
+    directory = group.directory("memory")
+    stat = read_keys(f"{directory}/memory.stat")
+    return MemoryUsage(
+        usage=read_number(f"{directory}/memory.current") or 0,
+        peak=read_number(f"{directory}/memory.peak"),
+        limit=read_number(f"{directory}/memory.max"),
+        swap=read_number(f"{directory}/memory.swap.current"),
+        inactive_file=stat.get("inactive_file", 0),
+        failures=read_keys(f"{directory}/memory.events").get("max", 0),
+        stat=stat,
+    )
+
+
+def _memory_v1(group: Group) -> MemoryUsage:
+    directory = group.directory("memory")
+    stat = read_keys(f"{directory}/memory.stat")
+    usage, limit = read_number(f"{directory}/memory.usage_in_bytes"), read_number(f"{directory}/memory.limit_in_bytes")
+    both = read_number(f"{directory}/memory.memsw.usage_in_bytes")
+    return MemoryUsage(
+        usage=usage or 0,
+        peak=read_number(f"{directory}/memory.max_usage_in_bytes"),
+        limit=None if limit is None or limit >= _UNLIMITED else limit,
+        swap=None if both is None else max(0, both - (usage or 0)),
+        inactive_file=stat.get("total_inactive_file", 0),
+        failures=read_number(f"{directory}/memory.failcnt") or 0,
+        stat=stat,
+    )
+
+
+def _pids(group: Group) -> PidsUsage:
+    directory = group.directory("pids")
+    return PidsUsage(current=read_number(f"{directory}/pids.current") or 0, limit=read_number(f"{directory}/pids.max"))
+
+
+def _io(group: Group, v2: bool) -> tuple[DeviceIO, ...]:
+    found: dict[tuple[int, int], dict[str, int]] = {}
+    for numbers, field, value in _io_v2(group) if v2 else _io_v1(group):
+        found.setdefault(numbers, {})[field] = value
+    return tuple(DeviceIO(major=major, minor=minor, **fields) for (major, minor), fields in sorted(found.items()))
+
+
+_Counter = tuple[tuple[int, int], str, int]
+_V2_FIELDS = {"rbytes": "read_bytes", "wbytes": "write_bytes", "rios": "reads", "wios": "writes"}
+
+
+def _io_v2(group: Group) -> list[_Counter]:
+    """io.stat: `8:0 rbytes=1 wbytes=2 ...`."""
+    found: list[_Counter] = []
+    for line in _lines(f"{group.directory('io')}/io.stat"):
+        for item in line[1:]:
+            key, _, value = item.partition("=")
+            if key in _V2_FIELDS:
+                found.append((_device(line[0]), _V2_FIELDS[key], int(value)))
+    return found
+
+
+def _io_v1(group: Group) -> list[_Counter]:
+    """blkio.throttle.io_*_recursive: `8:0 Read 1`."""
+    found: list[_Counter] = []
+    for file, fields in (
+        ("blkio.throttle.io_service_bytes_recursive", {"Read": "read_bytes", "Write": "write_bytes"}),
+        ("blkio.throttle.io_serviced_recursive", {"Read": "reads", "Write": "writes"}),
+    ):
+        for line in _lines(f"{group.directory('blkio')}/{file}"):
+            if len(line) == 3 and line[1] in fields:
+                found.append((_device(line[0]), fields[line[1]], int(line[2])))
+    return found
+
+
+def _lines(path: str) -> list[list[str]]:
+    try:
+        return [line.split() for line in read(path).splitlines() if ":" in line.split(" ")[0]]
+    except FileNotFoundError:
+        return []
+
+
+def _device(text: str) -> tuple[int, int]:
+    major, _, minor = text.partition(":")
+    return int(major), int(minor)

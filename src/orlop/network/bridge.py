@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -11,8 +12,10 @@ from ipaddress import ip_address
 
 from orlop.network import plan
 from orlop.network.plan import AddAddress, AddRoute, DropLink, LinkUp, MakeBridge, MakeVeth, Rules, Step, Sysctl
+from orlop.network.records import Names
+from orlop.network.rules import drop_table
 from orlop.spec.errors import AlreadyExists, Internal, NotFound, OrlopError, from_os
-from orlop.sys import libnftables
+from orlop.sys.libnftables import Nft, NftError
 from orlop.sys.netlink import Netlink, Refused
 from orlop.wire import rtnetlink as rt
 
@@ -23,10 +26,11 @@ Inside = AddAddress | LinkUp | AddRoute
 
 class Hands:
     """Performs steps with a netlink socket of the host's namespace and, where steps lead there, one of the
-    container's. `repair` gives the script that makes the whole rule table anew from what is written down."""
+    container's. `table` gives the script that makes the whole rule table from what is written down; it is needed at
+    first use, and to repair one that was tampered with."""
 
-    def __init__(self, host: Netlink, inside: Netlink | None, repair: Callable[[], str]) -> None:
-        self._host, self._inside, self._repair = host, inside, repair
+    def __init__(self, names: Names, host: Netlink, inside: Netlink | None, nft: Nft, table: Callable[[], str]) -> None:
+        self._names, self._host, self._inside, self._nft, self._table = names, host, inside, nft, table
         self._indexes: dict[tuple[bool, str], int] = {}
 
     def perform(self, steps: Sequence[Step]) -> None:
@@ -93,9 +97,9 @@ class Hands:
 
     def _configure(self, steps: Sequence[Inside]) -> None:
         """Steps of one namespace in one datagram. What is there already is as good as made."""
-        socket = self._socket(steps[0].inside)
+        netlink = self._socket(steps[0].inside)
         requests = [self._request(step) for step in steps]
-        for position, outcome in enumerate(socket.outcomes(requests)):
+        for position, outcome in enumerate(netlink.outcomes(requests)):
             if outcome.errno not in (0, errno.EEXIST):
                 raise Refused(outcome, position)
 
@@ -128,12 +132,21 @@ class Hands:
 
     def _rules(self, step: Rules) -> None:
         try:
-            libnftables.run(step.script)
-        except libnftables.NftError as error:
+            self._nft.run(step.script)
+        except NftError as error:
             # the first use, or somebody flushed or changed the table
             if error.errno not in (errno.ENOENT, errno.EEXIST):
                 raise
-            libnftables.run(self._repair())
+            self._make_table()
+
+    def _make_table(self) -> None:
+        script = self._table()
+        try:
+            self._nft.run(script)
+        except NftError as error:
+            if error.errno != errno.EEXIST:
+                raise
+            self._nft.run(drop_table(self._names) + script)
 
 
 def _alike(steps: Sequence[Step]) -> list[Step]:
@@ -170,9 +183,9 @@ def _sysctl(step: Sysctl) -> None:
 
 
 def drop_links(host: Netlink, names: Sequence[str]) -> None:
-    """Delete devices and return when the last one is gone from sight.
+    """Delete devices and return when the last one is off the host's list of devices.
 
-    The kernel takes a device out of sight within a millisecond and then waits some 20 to 50 ms, inside the call, for
+    The kernel takes a device off its list within a millisecond and then waits some 20 to 50 ms, inside the call, for
     the last reader of its structures. That wait is left to a thread.
     """
     present = [link for name in names if (link := host.link(name)) is not None]
@@ -180,13 +193,20 @@ def drop_links(host: Netlink, names: Sequence[str]) -> None:
     for link in present:
         threading.Thread(target=_delete, args=(link.index, failures), daemon=True).start()
     deadline = time.monotonic() + DELETE_TIMEOUT
-    for link in present:
-        while (now := host.link(link.name)) is not None and now.index == link.index:
-            if failures:
-                raise failures[0]
-            if time.monotonic() > deadline:
-                raise Internal(f"network device {link.name}: still there {DELETE_TIMEOUT:g} s after its deletion")
-            time.sleep(0.0002)
+    while any(_index(link.name) == link.index for link in present):
+        if failures:
+            raise failures[0]
+        if time.monotonic() > deadline:
+            raise Internal(f"network devices {', '.join(names)}: there {DELETE_TIMEOUT:g} s after their deletion")
+        time.sleep(0.0001)
+
+
+def _index(name: str) -> int:
+    """A device's index, 0 for none. Unlike a netlink request this never waits for another change to end."""
+    try:
+        return socket.if_nametoindex(name)
+    except OSError:
+        return 0
 
 
 def _delete(index: int, failures: list[BaseException]) -> None:

@@ -36,10 +36,10 @@ from orlop.spec.errors import (
     Internal,
     InvalidArgument,
     NotFound,
-    OrlopError,
     from_os,
     os_errors,
 )
+from orlop.sys.libnftables import Nft
 from orlop.sys.netlink import Netlink
 from orlop.wire import rtnetlink as rt
 
@@ -59,6 +59,7 @@ class Networks:
     def __init__(self, database: Database, directory: Path, state: Path) -> None:
         self._database = database
         self._state = Path(state) / "networks"
+        self._nft = Nft()  # used under the lock alone
         self.names = plan.names_for(str(Path(directory).absolute()))
 
     # containers
@@ -77,7 +78,7 @@ class Networks:
             try:
                 self._write(attachment)
                 steps = plan.attach_steps(network, attachment, self.names, pid, facts)
-                Hands(host, inside, self._table).perform(steps)
+                Hands(self.names, host, inside, self._nft, self._table).perform(steps)
             except BaseException:
                 self._undo(host, owner)
                 raise
@@ -228,14 +229,14 @@ class Networks:
         network = next((n for n in self.all() if n.name == attachment.network), None)
         used = any(other.network == attachment.network for other in others)
         steps = plan.detach_steps(attachment, network, self.names, network_used=used, table_used=bool(others))
-        Hands(host, None, lambda: self._table(others)).perform(steps)
+        Hands(self.names, host, None, self._nft, lambda: self._table(others)).perform(steps)
 
     def _withdraw(self, host: Netlink, network: Network) -> None:
         others = self._attachments()
         if any(other.network == network.name for other in others) or host.link(network.device) is None:
             return
         steps = plan.withdraw_steps(network, self.names, table_used=bool(others))
-        Hands(host, None, lambda: self._table(others)).perform(steps)
+        Hands(self.names, host, None, self._nft, lambda: self._table(others)).perform(steps)
 
     def _table(self, attachments: Sequence[Attachment] | None = None) -> str:
         """The whole table as it ought to be now."""
@@ -352,6 +353,3 @@ def _sysctl(path: str) -> str:
             return file.read().strip()
     except OSError:  # not there: the kernel lacks the feature
         return ""
-
-
-__all__ = ["DEFAULT", "Networks", "OrlopError"]

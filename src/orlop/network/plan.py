@@ -181,8 +181,8 @@ def _usable(network: Network, facts: Facts) -> tuple[Subnet, ...]:
 # plans
 
 
-def bridge_steps(network: Network, names: Names, facts: Facts) -> tuple[Step, ...]:
-    """The network's own side: device, addresses, forwarding, rules."""
+def _bridge_steps(network: Network, facts: Facts) -> tuple[Step, ...]:
+    """The network's own side, rules left out: device, addresses, forwarding."""
     subnets = _usable(network, facts)
     prefix = {s.subnet: ip_network(s.subnet).prefixlen for s in subnets}
     versions = {ip_network(s.subnet).version for s in subnets}
@@ -191,7 +191,6 @@ def bridge_steps(network: Network, names: Names, facts: Facts) -> tuple[Step, ..
         *(AddAddress(network.device, f"{s.gateway}/{prefix[s.subnet]}") for s in subnets),
         LinkUp(network.device),
         *(s for v in sorted(versions) for s in _sysctls(network, v)),
-        Rules(network_elements(names, network)),
     )
 
 
@@ -216,7 +215,7 @@ def attach_steps(network: Network, attachment: Attachment, names: Names, pid: in
     """Everything that brings a container into a network, from nothing."""
     inside = attachment.interface
     return (
-        *bridge_steps(network, names, facts),
+        *_bridge_steps(network, facts),
         MakeVeth(
             attachment.host_device,
             network.device,
@@ -229,7 +228,7 @@ def attach_steps(network: Network, attachment: Attachment, names: Names, pid: in
         *(AddAddress(inside, address, inside=True) for address in attachment.addresses),
         LinkUp(inside, inside=True),
         *(AddRoute(inside, gateway) for gateway in attachment.gateways),
-        *((Rules(port_elements(names, attachment)),) if attachment.ports else ()),
+        Rules(network_elements(names, network) + port_elements(names, attachment)),
     )
 
 

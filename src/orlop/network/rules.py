@@ -74,11 +74,10 @@ table inet {table} {{
 
 
 def make_table(names: Names, networks: tuple[Network, ...], attachments: tuple[Attachment, ...]) -> str:
-    """A script that makes the table anew with everything that belongs in it, in place of one that may be there."""
-    table = f"inet {names.table}"
+    """A script that makes the table with everything that belongs in it; refused if there is a table already."""
     return "".join(
         (
-            f"add table {table}\ndelete table {table}\n",
+            f"create table inet {names.table}\n",
             _TABLE.format(table=names.table),
             *(network_elements(names, network) for network in networks),
             *(port_elements(names, attachment) for attachment in attachments),

@@ -8,11 +8,14 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import socket
+import sys
 
 from orlop.spec.errors import FailedPrecondition, Internal
 
+_NETLINK_NETFILTER = 12
+
 _library: ctypes.CDLL | None = None
-_missing = object()
 
 
 class NftError(Internal):
@@ -41,26 +44,60 @@ def _load() -> ctypes.CDLL | None:
     return _library
 
 
-def run(script: str) -> str:
-    """Run a script in the namespace of the calling thread; returns what it prints. Raises `NftError`, and
-    `FailedPrecondition` where there is neither the library nor the program."""
-    lib = _load()
-    return _program(script) if lib is None else _call(lib, script)
+class Nft:
+    """Runs scripts in the network namespace in which the first one ran. Not for use by several threads at once.
+
+    One context is kept: the kernel makes whoever closes its socket wait, for 10 to 15 ms, until what was deleted
+    through it is really gone.
+    """
+
+    def __init__(self) -> None:
+        self._context: int | None = None
+
+    def run(self, script: str) -> str:
+        """Run a script as one transaction; returns what it prints. Raises `NftError`, and `FailedPrecondition` where
+        there is neither the library nor the program."""
+        lib = _load()
+        if lib is None:
+            return _program(script)
+        if self._context is None:
+            self._context = _open(lib)
+        if lib.nft_run_cmd_from_buffer(self._context, script.encode()):
+            raise _refusal((lib.nft_ctx_get_error_buffer(self._context) or b"").decode("utf-8", "replace"))
+        return bytes(lib.nft_ctx_get_output_buffer(self._context) or b"").decode("utf-8", "replace")
+
+    def close(self) -> None:
+        lib = _load()
+        if lib is not None and self._context is not None:
+            lib.nft_ctx_free(self._context)
+            self._context = None
+
+    def __del__(self) -> None:
+        if not sys.is_finalizing():
+            self.close()
 
 
-def _call(lib: ctypes.CDLL, script: str) -> str:
+def _open(lib: ctypes.CDLL) -> int:
+    expected = os.open("/", os.O_PATH | os.O_CLOEXEC)
+    os.close(expected)
     context = lib.nft_ctx_new(0)
     if not context:
         raise Internal("nftables: no context: out of memory or netlink sockets")
+    _close_on_exec(expected)
+    lib.nft_ctx_buffer_output(context)
+    lib.nft_ctx_buffer_error(context)
+    return int(context)
+
+
+def _close_on_exec(fd: int) -> None:
+    """libmnl opens its socket so that children inherit it. The number is a guess, so look before touching."""
     try:
-        lib.nft_ctx_buffer_output(context)
-        lib.nft_ctx_buffer_error(context)
-        status = lib.nft_run_cmd_from_buffer(context, script.encode())
-        if status:
-            raise _refusal((lib.nft_ctx_get_error_buffer(context) or b"").decode("utf-8", "replace"))
-        return bytes(lib.nft_ctx_get_output_buffer(context) or b"").decode("utf-8", "replace")
-    finally:
-        lib.nft_ctx_free(context)
+        with socket.socket(fileno=os.dup(fd)) as found:
+            ours = found.family == socket.AF_NETLINK and found.proto == _NETLINK_NETFILTER
+        if ours:
+            os.set_inheritable(fd, False)
+    except OSError:  # another thread took and closed the number
+        return
 
 
 def _program(script: str) -> str:

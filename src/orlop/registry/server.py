@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import http.server
+import io
 import socket
 import socketserver
 import ssl
@@ -232,7 +233,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             return
         with reply.body.file as file:
             self.connection.sendall(head)
-            if limit:
+            if limit and isinstance(file, io.BytesIO):
+                # `sendfile` would send a file that is no file in pieces of 8 KiB.
+                self.connection.sendall(file.getbuffer()[reply.body.offset : reply.body.offset + limit])
+            elif limit:
                 self.connection.sendfile(file, reply.body.offset, limit)
 
 

@@ -18,7 +18,7 @@ from orlop.layers.limits import Applied, Limits, Ownership, WhiteoutFormat
 from orlop.layers.unpack import Unpacker
 from orlop.spec.errors import os_errors
 
-_AHEAD = 8  # chunks that may wait for the writer
+_AHEAD = 4  # chunks that may wait for the writer
 
 
 def apply(

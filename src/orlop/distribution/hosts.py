@@ -31,7 +31,7 @@ DIRECTORIES = (Path("/etc/orlop/certs.d"), Path("/etc/containerd/certs.d"), Path
 # Names whose registry answers elsewhere
 SERVERS = {"docker.io": "registry-1.docker.io", "index.docker.io": "registry-1.docker.io"}
 CAPABILITIES = frozenset({"pull", "resolve", "push"})
-_AUTHORITY = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
+AUTHORITY = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 _KNOWN = {"capabilities", "ca", "client", "skip_verify", "header", "override_path", "dial_timeout"}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0}
@@ -73,7 +73,7 @@ class Hosts(msgspec.Struct, frozen=True):
 
     def endpoints(self, domain: str) -> tuple[Endpoint, ...]:
         """Endpoints for a registry's name, in the order to be tried. Reads files; at least one endpoint comes back."""
-        if not _AUTHORITY.fullmatch(domain):
+        if not AUTHORITY.fullmatch(domain):
             raise InvalidArgument(f"registry {domain[:80]!r}: want a host name or address, and a port where needed")
         server = self._default(domain)
         for directory in self._candidates(domain):
@@ -104,7 +104,7 @@ def endpoint_of(url: str, insecure: tuple[str, ...] = (), *, override_path: bool
     if not separator:
         scheme, rest = "https", url
     authority, _, path = rest.partition("/")
-    if scheme not in ("http", "https") or not _AUTHORITY.fullmatch(authority):
+    if scheme not in ("http", "https") or not AUTHORITY.fullmatch(authority):
         raise InvalidArgument(f"registry host {url[:120]!r}: want http:// or https:// and a host")
     path = "/" + path.strip("/") if path.strip("/") else ""
     if not override_path and not path.endswith("/v2"):

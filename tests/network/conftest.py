@@ -15,7 +15,6 @@ import pytest
 
 from orlop.metadata.database import Database
 from orlop.network.networks import Networks
-from orlop.sys.netlink import Netlink
 
 CLONE_NEWNET = 0x40000000
 
@@ -100,7 +99,7 @@ class Host:
         return Networks(Database(root / "orlop.db"), root / "networks", root / "state")
 
     def fetch(self, protocol: str, address: str, port: int) -> str:
-        return run(sys.executable, "-I", "-S", str(AGENT), "fetch", protocol, address, str(port))
+        return run(sys.executable, "-I", "-S", str(AGENT), "fetch", protocol, address, str(port)).strip()
 
     def devices(self) -> set[str]:
         return {line.split()[1].split("@")[0].rstrip(":") for line in run("ip", "-o", "link").splitlines()}
@@ -128,7 +127,3 @@ def host(tmp_path: Path) -> Iterator[Host]:
             machine.kill()
         assert libc.setns(home, CLONE_NEWNET) == 0
         os.close(home)
-
-
-def links_of(fd: int) -> Netlink:
-    return Netlink(fd)

@@ -171,15 +171,11 @@ def _explained(error: Refused, step: str) -> OrlopError:
 
 def _sysctl(step: Sysctl) -> None:
     path = f"/proc/sys/{step.path}"
-    try:
-        with open(path) as file:
-            if file.read().strip() == step.value:
-                return
-        with open(path, "w") as file:
-            file.write(step.value)
-    except FileNotFoundError:
-        if not step.optional:
-            raise
+    with open(path) as file:
+        if file.read().strip() == step.value:
+            return
+    with open(path, "w") as file:
+        file.write(step.value)
 
 
 def drop_links(host: Netlink, names: Sequence[str]) -> None:

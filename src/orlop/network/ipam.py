@@ -14,7 +14,15 @@ import msgspec
 
 from orlop.network.records import Network, Port, PublishedPort, Subnet
 from orlop.network.rules import EVERYWHERE
-from orlop.spec.errors import FailedPrecondition, InvalidArgument, OrlopError, OutOfRange, ResourceExhausted, from_os
+from orlop.spec.errors import (
+    FailedPrecondition,
+    InvalidArgument,
+    OrlopError,
+    OutOfRange,
+    ResourceExhausted,
+    Unimplemented,
+    from_os,
+)
 
 AnyNetwork = IPv4Network | IPv6Network
 AnyAddress = IPv4Address | IPv6Address
@@ -184,6 +192,8 @@ def _checked(protocol: str, address: str, host_port: int, container_port: int) -
         address = str(ip_address(address)) if address else ""
     except ValueError:
         raise InvalidArgument(f"host address {address[:64]!r}: not an IP address") from None
+    if address == "::1":
+        raise Unimplemented("host address ::1: the kernel cannot forward from it; publish on 127.0.0.1 instead")
     return PublishedPort(protocol=protocol, host_address=address, host_port=host_port, container_port=container_port)
 
 

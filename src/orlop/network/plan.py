@@ -85,11 +85,10 @@ class AddRoute(_Step, frozen=True):
 
 
 class Sysctl(_Step, frozen=True):
-    """A file under /proc/sys. An `optional` one may be missing."""
+    """A file under /proc/sys."""
 
     path: str
     value: str
-    optional: bool = False
 
     def __str__(self) -> str:
         return f"host: sysctl {self.path} = {self.value}"
@@ -188,17 +187,21 @@ def _bridge_steps(network: Network, facts: Facts) -> tuple[Step, ...]:
     versions = {ip_network(s.subnet).version for s in subnets}
     return (
         MakeBridge(network.device, mac_for(subnets[0].gateway), network.mtu),
+        *(s for v in sorted(versions) for s in _sysctls(network, v)),
         *(AddAddress(network.device, f"{s.gateway}/{prefix[s.subnet]}") for s in subnets),
         LinkUp(network.device),
-        *(s for v in sorted(versions) for s in _sysctls(network, v)),
     )
 
 
 def _sysctls(network: Network, family: int) -> tuple[Step, ...]:
     device = network.device
     if family == IPv6:
-        # a container must not become the host's router by announcing itself
-        own: tuple[Step, ...] = (Sysctl(f"net/ipv6/conf/{device}/accept_ra", "0", optional=True),)
+        own: tuple[Step, ...] = (
+            # a container must not become the host's router by announcing itself
+            Sysctl(f"net/ipv6/conf/{device}/accept_ra", "0"),
+            # else the bridge's link-local address, which neighbour discovery needs, is useless for two seconds
+            Sysctl(f"net/ipv6/conf/{device}/accept_dad", "0"),
+        )
         return own if network.internal else (*own, Sysctl("net/ipv6/conf/all/forwarding", "1"))
     # the answers to what 127.0.0.1 sent to a published port come back over the bridge
     return (

@@ -8,6 +8,8 @@ What the chains do:
   may use 127.0.0.0/8, which the translation would otherwise make reachable.
 - postrouting: containers leave with the host's address. Whoever reaches a published port from the same network, or
   from 127.0.0.1, gets the bridge's address as its own, because the answer must pass the host to be translated back.
+  (Linux cannot do the same for ::1: what comes back is dropped unless it arrives on lo. So ::1 is left alone, and a
+  client that tries it is refused at once and goes on to 127.0.0.1.)
 - guard: route_localnet lets the bridge carry answers to 127.0.0.1; a container may not begin there.
 - forward: into a network comes what was published and what answers; an internal one has traffic within itself alone.
   Other tables have their say too: an `accept` here cannot overrule a `drop` of Docker's or a firewall's own.
@@ -45,6 +47,7 @@ table inet {table} {{
   }}
   chain output {{
     type nat hook output priority -100;
+    ip6 daddr ::1 return
     fib daddr type local jump publish
   }}
   chain postrouting {{
@@ -52,7 +55,6 @@ table inet {table} {{
     oifname @bridges ct status dnat ip saddr @subnets4 masquerade
     oifname @bridges ct status dnat ip6 saddr @subnets6 masquerade
     oifname @bridges ct status dnat ip saddr 127.0.0.0/8 masquerade
-    oifname @bridges ct status dnat ip6 saddr ::1 masquerade
     oifname != @bridges ip saddr @subnets4 masquerade
     oifname != @bridges ip6 saddr @subnets6 masquerade
   }}

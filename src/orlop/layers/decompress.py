@@ -8,7 +8,7 @@ from typing import IO, Protocol, cast
 from orlop.layers.limits import Limits
 from orlop.spec.errors import InvalidArgument, ResourceExhausted
 
-CHUNK = 1 << 20
+CHUNK = 1 << 19
 
 
 class Readable(Protocol):

@@ -45,6 +45,10 @@ _KINDS: dict[int, Kind] = {
     ord("6"): FIFO,
     ord("S"): FILE,  # old GNU sparse
 }
+# what messages call the header field behind a pax key
+_FIELD_OF = {
+    key: key.decode().rpartition(".")[2] for key in (b"size", b"uid", b"gid", b"SCHILY.devmajor", b"SCHILY.devminor")
+}
 _LONG_NAME, _LONG_LINK, _LABEL = ord("L"), ord("K"), ord("V")
 _PAX_LOCAL, _PAX_GLOBAL = (ord("x"), ord("X")), ord("g")
 _ZEROS = bytes(BLOCK)
@@ -368,7 +372,7 @@ def _seconds(field: bytes) -> int:
 
 
 def _override(pax: Pax, key: bytes, field: bytes) -> int:
-    return _decimal(pax, key) if pax.get(key) else number(field, key.decode())
+    return _decimal(pax, key) if pax and pax.get(key) else number(field, _FIELD_OF[key])
 
 
 def _decimal(pax: Pax, key: bytes) -> int:

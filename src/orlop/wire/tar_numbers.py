@@ -15,18 +15,15 @@ def field_bytes(block: bytes, start: int, end: int) -> bytes:
 def number(field: bytes, what: str, *, signed: bool = False) -> int:
     """An octal number, or a base-256 one when the first byte's top bit is set (GNU). Non-negative unless `signed`;
     below 2**63 always, as every consumer of it is the kernel."""
+    text = field.strip(_PAD)
+    if text.isdigit() and not (b"8" in text or b"9" in text):  # nearly always
+        return int(text, 8)
     if field[0] & 0x80:
         return _base256(field, what, signed)
-    text = field.strip(_PAD)
-    if not text:
-        return 0
     text = text.partition(b"\0")[0].rstrip()
-    if not text.isdigit():
+    if text and not (text.isdigit() and text.translate(None, b"89") == text):
         raise InvalidArgument(f"tar: {what} field is {field!r}, want octal digits")
-    try:
-        return int(text, 8)
-    except ValueError:
-        raise InvalidArgument(f"tar: {what} field is {field!r}, want octal digits") from None
+    return int(text or b"0", 8)
 
 
 def _base256(field: bytes, what: str, signed: bool) -> int:

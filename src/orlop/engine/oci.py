@@ -1,0 +1,56 @@
+"""A request, an image and facts about the host into the configuration that a runtime carries out. Pure.
+
+    facts = ContainerFacts(id=..., identity=users.resolve(config.user or image.defaults.user, passwd, group), ...)
+    spec = runtime_spec(config, image, facts)
+
+The result is what Docker gives a container: the same defaults, the same rules for what overrides what. Two things are
+stricter: the cgroup namespace is private on cgroup v1 too, and a request that Docker would drop with a warning is an
+error.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from orlop.engine import oci_security
+from orlop.engine.config import ContainerConfig
+from orlop.engine.oci_facts import ContainerFacts, HostDevice
+from orlop.engine.oci_mounts import mounts, read_only_mounts, rootfs_propagation
+from orlop.engine.oci_namespaces import hostname, namespaces, sysctls
+from orlop.engine.oci_process import exec_process, process
+from orlop.engine.oci_resources import devices, resources
+from orlop.engine.oci_validate import validate
+from orlop.spec.image import ImageConfig
+from orlop.spec.runtime import VERSION, Linux, Root, RuntimeSpec
+
+__all__ = ["ContainerFacts", "HostDevice", "exec_process", "hostname", "runtime_spec", "validate"]
+
+
+def runtime_spec(config: ContainerConfig, image: ImageConfig, facts: ContainerFacts) -> RuntimeSpec:
+    """The configuration. `config` has passed `validate`; raises InvalidArgument for what only image or host show."""
+    facts = msgspec.structs.replace(facts, hostname=hostname(config, facts))
+    held = oci_security.held_capabilities(config, facts)
+    return RuntimeSpec(
+        oci_version=VERSION,
+        root=Root(path=facts.root, readonly=config.read_only),
+        process=process(config, image.defaults, facts, held),
+        hostname="" if config.uts_mode == "host" else facts.hostname,
+        domainname=config.domainname,
+        mounts=read_only_mounts(config, mounts(config, facts)),
+        annotations=config.annotations,
+        linux=_linux(config, facts, held),
+    )
+
+
+def _linux(config: ContainerConfig, facts: ContainerFacts, held: tuple[str, ...]) -> Linux:
+    return Linux(
+        namespaces=namespaces(config, facts),
+        devices=devices(facts),
+        cgroups_path=facts.cgroup_path,
+        resources=resources(config, facts),
+        sysctl=sysctls(config),
+        seccomp=oci_security.seccomp(config, facts, held),
+        rootfs_propagation=rootfs_propagation(config),
+        masked_paths=oci_security.masked_paths(config, facts),
+        readonly_paths=oci_security.readonly_paths(config),
+    )

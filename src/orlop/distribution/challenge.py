@@ -44,10 +44,9 @@ def parse_challenges(header: str) -> tuple[Challenge, ...]:
     position = 0
     while match := _SCHEME.match(header, position):
         position = match.end()
-        # Parameters first: `realm="x"` would pass for the start of a token68.
-        parameters, position = _parameters(header, position)
-        if not parameters and (opaque := _TOKEN68.match(header, position)):
+        if opaque := _TOKEN68.match(header, position):
             position = opaque.end()
+        parameters, position = _parameters(header, position)
         found.append(Challenge(match[1].lower(), parameters))
     return tuple(found)
 

@@ -98,14 +98,16 @@ class Hosts(msgspec.Struct, frozen=True):
                 yield directory / name
 
 
-def endpoint_of(url: str, insecure: tuple[str, ...] = (), *, override_path: bool = False) -> Endpoint:
-    """The endpoint for a `server` or `host` entry: a URL, or a host without a scheme."""
+def endpoint_of(
+    url: str, insecure: tuple[str, ...] = (), *, override_path: bool = False, what: str = "registry"
+) -> Endpoint:
+    """The endpoint for a `server` or `host` entry: a URL, or a host without a scheme. `what` names it in errors."""
     scheme, separator, rest = url.partition("://")
     if not separator:
         scheme, rest = "https", url
     authority, _, path = rest.partition("/")
     if scheme not in ("http", "https") or not AUTHORITY.fullmatch(authority):
-        raise InvalidArgument(f"registry host {url[:120]!r}: want http:// or https:// and a host")
+        raise InvalidArgument(f"{what}: {url[:120]!r}: want http:// or https:// and a host")
     path = "/" + path.strip("/") if path.strip("/") else ""
     if not override_path and not path.endswith("/v2"):
         path += "/v2"
@@ -144,7 +146,7 @@ def parse_hosts(
     what = f"{directory / 'hosts.toml'}"
     try:
         table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise InvalidArgument(f"{what}: {str(error)[:200].lower()}") from None
     hosts = table.get("host", {})
     if not isinstance(hosts, dict) or not all(isinstance(entry, dict) for entry in hosts.values()):
@@ -164,15 +166,15 @@ def _server(
     url = table.get("server", "")
     if not isinstance(url, str):
         raise InvalidArgument(f"{what}: server: want a string")
-    return _apply(
-        what, endpoint_of(url, insecure, override_path=_override(what, own)) if url else default, own, directory
-    )
+    override = _override(what, own)
+    named = endpoint_of(url, insecure, override_path=override, what=f"{what}: server") if url else default
+    return _apply(what, named, own, directory)
 
 
 def _configured(
     what: str, url: str, entry: Mapping[str, Any], domain: str, directory: Path, insecure: tuple[str, ...]
 ) -> Endpoint:
-    endpoint = endpoint_of(url, insecure, override_path=_override(what, entry))
+    endpoint = endpoint_of(url, insecure, override_path=_override(what, entry), what=what)
     # A mirror may serve several registries: `?ns=` tells it which one is meant.
     namespace = domain if endpoint.authority not in (domain, SERVERS.get(domain)) else ""
     return _apply(what, msgspec.structs.replace(endpoint, namespace=namespace), entry, directory)

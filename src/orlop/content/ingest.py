@@ -49,7 +49,8 @@ class BlobWriter:
         self._arrived = 0  # what followers may read; more than `offset` after a restart
         self._stored = present
         self._done = present
-        self._failure: BaseException | None = None
+        self._watch: Callable[[int], object] | None = None
+        self.failure: BaseException | None = None  # why it ended without a commit: what followers raise
         if not present:
             self._adopt()
         else:
@@ -82,6 +83,13 @@ class BlobWriter:
             self.offset += len(data)
             self._arrived = max(self._arrived, self.offset)
             self._change.notify_all()
+        if self._watch is not None:
+            self._watch(self.offset)
+
+    def watch(self, watcher: Callable[[int], object]) -> None:
+        """Have `watcher` told the offset now and after every write."""
+        self._watch = watcher
+        watcher(self.offset)
 
     def restart(self) -> None:
         """Begin again at offset 0, as when a server ignores the range that it was asked for.
@@ -139,14 +147,14 @@ class BlobWriter:
         with self._change:
             while self._arrived <= position and not self._done:
                 self._change.wait()
-            if self._failure is not None:
-                raise self._failure
+            if self.failure is not None:
+                raise self.failure
             return max(self._arrived - position, 0)
 
     def _finish(self, failure: BaseException | None) -> None:
         with self._change:
             self._done = True
-            self._failure = failure
+            self.failure = failure
             self._change.notify_all()
 
     def _failed(self, error: OrlopError) -> OrlopError:
@@ -239,7 +247,7 @@ class Spool:
 
     def commit(self, media_type: str) -> Descriptor:
         """Put the blob in the store and return its descriptor."""
-        descriptor = Descriptor(media_type=media_type, digest=self.digest, size=self.size)
+        descriptor = Descriptor(media_type=media_type, digest=str(self.digest), size=self.size)
         with os_errors("store blob"):
             _publish(self._descriptor(), self._path, _blob_path(self._root, self.digest))
         os.close(self._descriptor())

@@ -78,7 +78,7 @@ class ContentStore:
 
     def put(self, data: bytes, media_type: str) -> Descriptor:
         """Store a small blob and return its descriptor."""
-        descriptor = Descriptor(media_type=media_type, digest=Digest.of(data), size=len(data))
+        descriptor = Descriptor(media_type=media_type, digest=str(Digest.of(data)), size=len(data))
         if not self.has(descriptor.digest):
             with self.writer(descriptor) as writer:
                 writer.restart()
@@ -127,6 +127,8 @@ class ContentStore:
         """Remove half-arrived blobs that nobody is writing and `keep(digest, mtime)` does not want; returns bytes."""
         freed = 0
         for entry in _entries(self.root / "ingest"):
+            if entry.name.startswith("."):  # a lock, not a blob
+                continue
             digest = entry.name.replace("-", ":", 1)
             try:
                 fd = os.open(entry.path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)

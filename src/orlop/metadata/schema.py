@@ -46,4 +46,8 @@ MIGRATIONS: tuple[str, ...] = (
         id INTEGER PRIMARY KEY AUTOINCREMENT, time REAL NOT NULL, namespace TEXT NOT NULL, record BLOB NOT NULL
     );
     """,
+    """
+    ALTER TABLE images ADD COLUMN id TEXT NOT NULL DEFAULT '';
+    CREATE INDEX images_id ON images (id);
+    """,
 )

@@ -47,15 +47,19 @@ class Usage(msgspec.Struct, frozen=True):
     entries: int
 
 
-class Claim(msgspec.Struct, frozen=True):
+class Claim:
     """The right to make one snapshot, until `release`; or until the process ends."""
 
-    path: Path
-    fd: int
+    def __init__(self, path: Path, fd: int) -> None:
+        self._path = path
+        self._fd: int | None = fd
 
     def release(self) -> None:
-        self.path.unlink(missing_ok=True)
-        os.close(self.fd)
+        """Give it up; again does nothing."""
+        if self._fd is not None:
+            fd, self._fd = self._fd, None
+            self._path.unlink(missing_ok=True)
+            os.close(fd)
 
 
 class Snapshotter(Protocol):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 
 
@@ -23,9 +24,9 @@ def write_all(fd: int, data: bytes | memoryview) -> None:
 
 
 def replace_file(path: Path, data: bytes, mode: int = 0o644) -> None:
-    """Put `data` under `path` atomically and durably. Only one writer at a time for the same path in one process id:
-    the new file stands beside the old one under a name with the pid until it is whole."""
-    new = path.with_name(f".{path.name}.{os.getpid()}")
+    """Put `data` under `path` atomically and durably: the new file stands beside the old one, under a name of this
+    thread's own, until it is whole."""
+    new = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
     fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
     try:
         try:

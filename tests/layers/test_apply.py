@@ -103,7 +103,7 @@ def test_writes_every_kind_of_entry(target: Path) -> None:
         file("etc/empty", b""),
     )
     assert applied.entries == 8
-    assert applied.implied == applied.warnings == ()
+    assert (applied.implied, applied.warnings) == ((b"",), ())
     etc = (target / "etc").stat()
     assert (stat.S_IMODE(etc.st_mode), etc.st_uid, etc.st_gid, etc.st_mtime_ns) == (0o750, 1, 2, 5_000_000_001)
     passwd = (target / "etc/passwd").stat()
@@ -474,6 +474,36 @@ def test_shifts_owners(target: Path) -> None:
         run(target, file("b", b"", uid=65_536), ownership=Ownership(uids=ranges))
 
 
+def test_implied_directories_are_shifted_too(target: Path) -> None:
+    run(target, file("i/a", b""), ownership=Ownership(uids=(IdRange(0, 700, 9),), gids=(IdRange(0, 800, 9),)))
+    assert ((target / "i").stat().st_uid, (target / "i").stat().st_gid) == (700, 800)
+
+
+def test_unprivileged_user_applies_what_is_possible(target: Path) -> None:
+    os.chown(target, 65534, 65534)
+    root = os.open(target, os.O_RDONLY)
+    data = [
+        folder("d", mode=0o555),
+        file("d/f", b"x", mode=0o444, uid=9),
+        file("d/.wh.gone", b""),
+        symlink("s", "d"),
+        hardlink("d/h", "s/f"),
+    ]
+    os.setegid(65534)
+    os.seteuid(65534)
+    try:
+        apply(io.BytesIO(b"".join(pack(data))), "", root, WhiteoutFormat.OVERLAY_USER, ownership=Ownership(keep=False))
+        with pytest.raises(PermissionDenied, match="layer entry 'x': operation not permitted"):
+            apply(io.BytesIO(b"".join(pack([file("x", b"", uid=1)]))), "", root, WhiteoutFormat.OVERLAY_USER)
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
+        os.close(root)
+    assert stat.S_IMODE((target / "d").stat().st_mode) == 0o555
+    assert (target / "d/f").stat().st_uid == 65534
+    assert is_whiteout(target / "d/gone")
+
+
 def test_can_leave_everything_to_the_caller(target: Path) -> None:
     run(
         target,
@@ -523,6 +553,27 @@ def test_limits_depth_and_length_of_paths(target: Path) -> None:
         run(target, file("a/" * 2499 + "aa", b""))
     with pytest.raises(InvalidArgument, match="file name too long"):
         run(target, file("a" * 256, b""))
+
+
+def test_limits_depth_that_symlinks_make(target: Path) -> None:
+    long = "/".join("d" * 200)
+    with pytest.raises(ResourceExhausted, match="deeper than the limit of 256"):
+        run(
+            target,
+            file(f"{long}/f", b""),
+            symlink(f"{long}/s", long),
+            file(f"{long}/s/x", b""),
+            symlink("r", f"{long}/e/{long}"),
+            file("r/f", b""),
+        )
+
+
+@pytest.mark.parametrize("form", list(WhiteoutFormat))
+def test_limits_memory_for_names(target: Path, form: WhiteoutFormat) -> None:
+    with pytest.raises(ResourceExhausted, match="names of directories take more than the limit of 20000"):
+        run(target, *(folder(f"{n}" + "x" * 200) for n in range(100)), limits=Limits(max_names=20_000), whiteouts=form)
+    with pytest.raises(ResourceExhausted, match="names of directories"):
+        run(target, *(file(f"{n}/f", b"") for n in range(1000)), limits=Limits(max_names=20_000), whiteouts=form)
 
 
 def test_limits_attributes_and_headers(target: Path) -> None:
@@ -643,10 +694,11 @@ def test_implied_directories_inherit_from_the_nearest_lower_layer(tmp_path: Path
         folder("usr/bin", mode=0o711, uid=5, mtime_ns=7 * 10**9, xattrs=((b"user.a", b"1"),)),
         symlink("lib", "usr"),
     )
-    run(two, folder("usr", mode=0o750, gid=8, mtime_ns=3 * 10**9))
+    run(two, folder(".", mode=0o701), folder("usr", mode=0o750, gid=8, mtime_ns=3 * 10**9))
     applied = run(three, file("usr/bin/new", b""), file("lib/x", b""), folder("own", mode=0o123), file("own/f", b""))
-    assert applied.implied == (b"usr", b"usr/bin", b"lib")
+    assert applied.implied == (b"", b"usr", b"usr/bin", b"lib")
     inherit(three, applied.implied, [two, one])
+    assert stat.S_IMODE(three.stat().st_mode) == 0o701
     usr, bin_, lib = ((three / name).stat() for name in ("usr", "usr/bin", "lib"))
     assert (stat.S_IMODE(usr.st_mode), usr.st_uid, usr.st_gid, usr.st_mtime_ns) == (0o750, 0, 8, 3 * 10**9)
     assert (stat.S_IMODE(bin_.st_mode), bin_.st_uid, bin_.st_mtime_ns) == (0o711, 5, 7 * 10**9)

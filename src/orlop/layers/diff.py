@@ -15,8 +15,8 @@ from pathlib import Path
 
 from orlop.layers.pack import Member, pack
 from orlop.layers.tree import at_path, names_in, shown, stat_or_none
-from orlop.layers.unpack import OPAQUE, WHITEOUT
-from orlop.spec.errors import FailedPrecondition, ResourceExhausted, os_errors
+from orlop.layers.whiteouts import OPAQUE, WHITEOUT
+from orlop.spec.errors import Aborted, FailedPrecondition, ResourceExhausted, os_errors
 from orlop.wire import tar
 
 _READ_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -132,7 +132,10 @@ def _file(up: int, path: bytes, name: bytes) -> Member:
             while data := stream.read(_CHUNK):
                 yield data
 
-    return Member(_entry(path, os.fstat(stream.fileno()), _xattrs(up, name, path)), contents)
+    found = os.fstat(stream.fileno())
+    if not stat.S_ISREG(found.st_mode):
+        raise Aborted(f"{shown(path)} changed while it was read")
+    return Member(_entry(path, found, _xattrs(up, name, path)), contents)
 
 
 def _entry(

@@ -1,8 +1,8 @@
 """Directories that a layer uses without describing them.
 
 A layer may hold `usr/bin/tool` and nothing about `usr` and `usr/bin`. Applied to a directory of its own, it has to
-make them, and on overlayfs the upper directory's owner, mode, attributes and times are the ones that show. So when
-layers are chained, those directories take over what the nearest lower layer says.
+make them (and the root is there anyway), and on overlayfs the upper directory's owner, mode, attributes and times are
+the ones that show. So when layers are chained, those directories take over what the nearest lower layer says.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def _open(root: Path, path: bytes) -> int | None:
     """The directory `path` below `root`, or None; symlinks are not followed: one in a lower layer is not a directory
     that overlayfs would merge with."""
     fd = os.open(root, _READ_DIR)
-    for name in path.split(b"/"):
+    for name in path.split(b"/") if path else ():
         above = fd
         fd = -1
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):

@@ -25,7 +25,8 @@ class WhiteoutFormat(enum.Enum):
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Bounds against hostile layers. Sizes in bytes; `max_ratio` is output over input, looked at only after
-    `ratio_floor` bytes of output: a file of zeros compresses a thousandfold and is no crime when it is small."""
+    `ratio_floor` bytes of output: a file of zeros compresses a thousandfold and is no crime when it is small.
+    `max_names` bounds the memory that names of directories may take until the layer is complete."""
 
     max_entries: int = 1_000_000
     max_size: int = 256 << 30
@@ -33,6 +34,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     ratio_floor: int = 1 << 30
     max_path: int = 4095
     max_depth: int = 256
+    max_names: int = 64 << 20
     max_pax: int = 1 << 20
     max_xattrs: int = 1 << 20
     devices: bool = True
@@ -61,9 +63,9 @@ class Ownership(msgspec.Struct, frozen=True, kw_only=True):
 
 class Applied(msgspec.Struct, frozen=True, kw_only=True):
     """What `apply` did: the digest and length of the uncompressed tar, the number of entries, bytes read before
-    decompression. `implied` names directories (relative, bytes) that the layer uses without describing them: their
-    owner, mode and times are the lower layers' (see `inherit`). `warnings` are one-line texts on what the file system
-    could not hold."""
+    decompression. `implied` names directories (relative, bytes; b"" is the root) that the layer uses without
+    describing them: their owner, mode and times are the lower layers' (see `inherit`). `warnings` are one-line texts
+    on what the file system could not hold."""
 
     diff_id: str
     size: int

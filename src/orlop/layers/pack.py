@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
 
+from orlop.layers.tree import shown
 from orlop.spec.errors import Aborted, InvalidArgument
 from orlop.wire.tar import END_OF_ARCHIVE, Entry
 from orlop.wire.tar_encode import encode, padding
@@ -29,7 +30,7 @@ def pack(members: Iterable[Member]) -> Iterator[bytes]:
                 break
             yield piece
         if left:
-            raise Aborted(f"{member.entry.path!r} changed its size while it was read")
+            raise Aborted(f"{shown(member.entry.path)} changed its size while it was read")
         yield padding(member.entry.stored)
     yield END_OF_ARCHIVE
 

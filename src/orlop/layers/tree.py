@@ -14,22 +14,34 @@ import stat
 from collections import deque
 from types import TracebackType
 
-from orlop.spec.errors import InvalidArgument
+from orlop.spec.errors import InvalidArgument, ResourceExhausted
 
 _OPEN_DIR = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ_DIR = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _MAX_CACHED = 128
+_MAX_NAMED = 4096
 _MAX_SYMLINKS = 40  # as the kernel's MAXSYMLINKS
 
 
 class Tree:
     """The tree below one directory. `implied` collects directories made because an entry needed a parent."""
 
-    def __init__(self, root: int, opaque: str = "") -> None:
+    def __init__(
+        self,
+        root: int,
+        opaque: str = "",
+        owner: tuple[int, int] | None = None,
+        max_depth: int = 256,
+        max_names: int = 64 << 20,
+    ) -> None:
         """`root`: a descriptor of the directory, which stays the caller's. `opaque`: the attribute that marks a
-        directory as hiding those below, on overlayfs."""
+        directory as hiding those below, on overlayfs. `owner`: of implied directories, when not the caller."""
         self.root = root
         self._opaque = opaque
+        self._owner = owner
+        self._max_depth = max_depth
+        self._max_names = max_names
+        self._held = 0
         self.implied: dict[bytes, None] = {}
         self._real: dict[bytes, int] = {}  # real path (no symlink in it): descriptor
         self._named: dict[bytes, bytes] = {}  # path as an archive spells it: real path
@@ -65,6 +77,8 @@ class Tree:
         real = self._named.get(path)
         if real is None:
             real = self._resolve(path, create)
+            if len(self._named) >= _MAX_NAMED:
+                self._named.clear()
             self._named[path] = real
         return self.open_real(real), real
 
@@ -101,6 +115,8 @@ class Tree:
             target = self._step(real, name, create)
             if target is None:
                 real.append(name)
+                if len(real) > self._max_depth:  # symlinks can make a path deeper than any entry's
+                    raise ResourceExhausted(f"path is deeper than the limit of {self._max_depth} directories")
                 continue
             links += 1
             if links > _MAX_SYMLINKS:
@@ -131,10 +147,19 @@ class Tree:
             os.unlink(name, dir_fd=at)
         os.mkdir(name, 0o755, dir_fd=at)
         os.chmod(name, 0o755, dir_fd=at)  # whatever the umask; nothing follows a symlink here, we just made it
+        if self._owner is not None:
+            os.chown(name, *self._owner, dir_fd=at, follow_symlinks=False)
+        self.hold(here)
         self.implied[here] = None
         if hidden:
             self.make_opaque(at, name)
         return None
+
+    def hold(self, real: bytes) -> None:
+        """Account for a path that is kept in memory until the end."""
+        self._held += len(real) + 100  # and about what its objects cost
+        if self._held > self._max_names:
+            raise ResourceExhausted(f"names of directories take more than the limit of {self._max_names} bytes")
 
     def is_whiteout(self, found: os.stat_result) -> bool:
         """Whether this is overlayfs' mark for a deleted name, in a tree that uses such marks."""

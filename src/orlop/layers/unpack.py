@@ -19,14 +19,12 @@ from collections.abc import Callable
 import msgspec
 
 from orlop.layers.limits import Limits, Ownership, WhiteoutFormat
-from orlop.layers.tree import Tree, at_path, names_in, shown, stat_or_none
+from orlop.layers.tree import Tree, at_path, shown
+from orlop.layers.whiteouts import Whiteouts
 from orlop.spec.errors import InvalidArgument, OrlopError, PermissionDenied, ResourceExhausted, from_os
 from orlop.wire import tar
 from orlop.wire.tar import Entry
 
-WHITEOUT = b".wh."
-META = b".wh..wh."  # AUFS' own bookkeeping, of which only the opaque mark has a meaning in images
-OPAQUE = b".wh..wh..opq"
 _OPAQUE_XATTR = {
     WhiteoutFormat.OVERLAY: "trusted.overlay.opaque",
     WhiteoutFormat.OVERLAY_USER: "user.overlay.opaque",
@@ -69,10 +67,11 @@ class Unpacker:
         self._ownership = ownership
         self._overlay = whiteouts is not WhiteoutFormat.REMOVE
         self._opaque = _OPAQUE_XATTR[whiteouts]
-        self._tree = Tree(root, self._opaque)
+        owner = ownership.owner(0, 0) if ownership.keep else None
+        self._tree = Tree(root, self._opaque, owner, limits.max_depth, limits.max_names)
+        self._whiteouts = Whiteouts(self._tree, self._overlay)
         self._decoder = tar.Decoder(tar.HeaderLimits(limits.max_pax, limits.max_path, limits.max_xattrs))
         self._directories: dict[bytes, _Later] = {}
-        self._touched: set[bytes] = set()  # REMOVE only: what this layer wrote, and the directories above it
         self._logical = 0
         self._file = -1
         self._current: Entry | None = None
@@ -80,7 +79,9 @@ class Unpacker:
 
     @property
     def implied(self) -> tuple[bytes, ...]:
-        return tuple(self._tree.implied)
+        # The root of an overlay's top layer is what shows, so it counts as much as any other directory.
+        root = (b"",) if self._overlay and b"" not in self._directories else ()
+        return (*root, *self._tree.implied)
 
     def feed(self, chunk: bytes) -> None:
         """Apply what `chunk` completes. Raises an `OrlopError` that names the entry."""
@@ -130,24 +131,19 @@ class Unpacker:
         if not name:
             self._apply_root(entry)
             return
-        if name.startswith(WHITEOUT) or above.startswith(META) or b"/" + META in above:
-            self._whiteout(above, name)
+        if self._whiteouts.claims(above, name):
+            self._whiteouts.apply(above, name)
             return
         at, real = self._tree.parent(above, create=True)
         place = _Place(at, name, real + b"/" + name if real else name)
         if not self._overlay:
-            self._touch(place.real)
+            self._whiteouts.touch(place.real)
         _WRITERS[entry.kind](self, entry, place)
 
     def _apply_root(self, entry: Entry) -> None:
         if entry.kind is not tar.DIRECTORY:
             raise InvalidArgument(f"a {entry.kind} can't take the place of the root")
         self._describe_directory(entry, _Place(self._tree.root, b".", b""), replaced=True)
-
-    def _touch(self, real: bytes) -> None:
-        while real and real not in self._touched:
-            self._touched.add(real)
-            real = real.rpartition(b"/")[0]
 
     def _clear(self, place: _Place) -> os.stat_result:
         """Remove what is in the way of an entry: a later one wins. Says what it was."""
@@ -243,6 +239,8 @@ class Unpacker:
                     os.removexattr(path, name, follow_symlinks=False)
         if entry.xattrs:
             self._set_xattrs(entry, path)
+        if place.real not in self._directories:
+            self._tree.hold(place.real)
         self._directories[place.real] = _Later(entry.mode, _times(entry))
 
     def _finish_directory(self, real: bytes, later: _Later) -> None:
@@ -353,64 +351,6 @@ class Unpacker:
         if len(self.warnings) < _MAX_WARNINGS:
             text = os.strerror(error.errno or 0).lower()
             self.warnings.append(f"layer entry {shown(entry.path)}: attribute {shown(name)} is lost: {text}")
-
-    # whiteouts
-
-    def _whiteout(self, above: bytes, name: bytes) -> None:
-        if name == OPAQUE:
-            self._hide_all(above)
-            return
-        if name.startswith(META) or above.startswith(META) or b"/" + META in above:
-            return
-        hidden = name[len(WHITEOUT) :]
-        if hidden in (b"", b".", b".."):
-            raise InvalidArgument("whiteout of no name")
-        if self._overlay:
-            at, real = self._tree.parent(above, create=True)
-            self._mark(at, hidden)
-            return
-        try:
-            at, real = self._tree.parent(above, create=False)
-        except FileNotFoundError:
-            return
-        self._delete_lower(at, hidden, real + b"/" + hidden if real else hidden)
-
-    def _mark(self, at: int, name: bytes) -> None:
-        """A deleted name, for overlayfs. What this same layer adds stays: whiteouts hide lower layers only."""
-        found = stat_or_none(at, name)
-        if found is None:
-            os.mknod(name, stat.S_IFCHR, 0, dir_fd=at)
-        elif stat.S_ISDIR(found.st_mode):
-            self._tree.make_opaque(at, name)
-
-    def _hide_all(self, above: bytes) -> None:
-        if self._overlay:
-            at, _ = self._tree.parent(above, create=True)
-            self._tree.make_opaque(at, b".")
-            return
-        try:
-            at, real = self._tree.parent(above, create=False)
-        except FileNotFoundError:
-            return
-        self._delete_children(at, b".", real)
-
-    def _delete_lower(self, at: int, name: bytes, real: bytes) -> None:
-        """Delete `name` below `at`, sparing what this layer wrote."""
-        found = stat_or_none(at, name)
-        if found is None:
-            return
-        if real not in self._touched:
-            self._tree.remove(at, name, real, found.st_mode)
-        elif stat.S_ISDIR(found.st_mode):
-            self._delete_children(at, name, real)
-
-    def _delete_children(self, at: int, name: bytes, real: bytes) -> None:
-        fd = os.open(name, _READ_DIR, dir_fd=at)
-        try:
-            for child in names_in(fd):
-                self._delete_lower(fd, child, real + b"/" + child if real else child)
-        finally:
-            os.close(fd)
 
 
 _WRITERS: dict[tar.Kind, Callable[[Unpacker, Entry, _Place], None]] = {

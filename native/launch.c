@@ -1,0 +1,792 @@
+/* orlop-launch: performs a plan, operation by operation, and decides nothing.
+ *
+ * fd 0-2: the container's standard streams; 3: the plan; 4: control socket (SOCK_SEQPACKET); 5: optional pipe that
+ * gets the child's pid; 6...: inherited descriptors, which fill slots 0, 1, ...  All of them are close-on-exec here.
+ *
+ * It runs as root on behalf of a plan that its parent compiled; the plan is trusted, its bytes are not: every length
+ * is checked. What is not trusted at all is the container's file system: a path beneath a root is resolved by
+ * openat2(2) with RESOLVE_IN_ROOT, one descriptor is held from resolution to use, and what a mount stands on is made
+ * component by component. */
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <grp.h>
+#include <linux/openat2.h>
+#include <net/if.h>
+#include <poll.h>
+#include <sched.h>
+#include <signal.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/mount.h>
+#include <sys/personality.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/sysmacros.h>
+#include <sys/un.h>
+#include <sys/vfs.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define SLOTS 64
+#define FIRST_INHERITED 6
+#define HIGH 256 /* slots live up here, so that Dup may fill any lower number */
+enum { CLONED = 1, SYNC = 2, FAILED = 3 };
+
+struct bytes { const uint8_t *data; uint32_t length; };
+struct words { const uint8_t *data; uint32_t count; };
+struct reader { const uint8_t *at, *end; int bad; };
+
+static int slots[SLOTS];
+static int control = 4, report = 5;
+static uint32_t stage, op_index;
+static int pivoted;
+static char detail[512];
+
+/* ---- decoding */
+
+static const uint8_t *take(struct reader *r, size_t length) {
+  static const uint8_t zeros[8];
+  if (r->bad || (size_t)(r->end - r->at) < length) { r->bad = 1; return zeros; }
+  r->at += length;
+  return r->at - length;
+}
+static uint16_t take_u16(struct reader *r) { uint16_t v; memcpy(&v, take(r, 2), 2); return v; }
+static uint32_t take_u32(struct reader *r) { uint32_t v; memcpy(&v, take(r, 4), 4); return v; }
+static int32_t take_i32(struct reader *r) { return (int32_t)take_u32(r); }
+static uint64_t take_u64(struct reader *r) { uint64_t v; memcpy(&v, take(r, 8), 8); return v; }
+static const char *take_str(struct reader *r) {
+  uint32_t n = take_u32(r);
+  if (r->bad || (size_t)(r->end - r->at) <= n || r->at[n] || memchr(r->at, 0, n)) { r->bad = 1; return ""; }
+  return (const char *)take(r, (size_t)n + 1);
+}
+static struct bytes take_bytes(struct reader *r) {
+  uint32_t n = take_u32(r);
+  const uint8_t *p = take(r, n);
+  return (struct bytes){p, r->bad ? 0 : n};
+}
+static struct words take_words(struct reader *r) {
+  uint32_t n = take_u32(r);
+  const uint8_t *p = take(r, (size_t)n * 4);
+  return (struct words){p, r->bad ? 0 : n};
+}
+static uint32_t word(struct words w, uint32_t i) { uint32_t v; memcpy(&v, w.data + 4 * (size_t)i, 4); return v; }
+/* A list of strings becomes a NULL-terminated array. It is freed by exec or exit: each stage makes only a few. */
+static char **take_strs(struct reader *r) {
+  static char *none[1];
+  uint32_t n = take_u32(r);
+  if (r->bad || n > (size_t)(r->end - r->at) / 5) { r->bad = 1; return none; }
+  char **list = calloc((size_t)n + 1, sizeof *list);
+  if (!list) { r->bad = 1; return none; }
+  for (uint32_t i = 0; i < n; i++) list[i] = (char *)take_str(r);
+  return list;
+}
+static int finished(struct reader *r) { return !r->bad && r->at == r->end; }
+
+#include "ops.h"
+
+/* ---- talking to the parent */
+
+static int tell(uint32_t kind, int32_t value, const char *text, const int *fds, unsigned count) {
+  uint32_t head[3] = {kind, stage, op_index};
+  struct iovec parts[3] = {{head, sizeof head}, {&value, sizeof value}, {(void *)text, strlen(text)}};
+  union { struct cmsghdr align; char space[CMSG_SPACE(sizeof(int) * SLOTS)]; } rights;
+  struct msghdr m = {.msg_iov = parts, .msg_iovlen = 3};
+  if (count) {
+    memset(&rights, 0, sizeof rights);
+    m.msg_control = rights.space;
+    m.msg_controllen = CMSG_SPACE(sizeof(int) * count);
+    struct cmsghdr *c = CMSG_FIRSTHDR(&m);
+    c->cmsg_level = SOL_SOCKET;
+    c->cmsg_type = SCM_RIGHTS;
+    c->cmsg_len = CMSG_LEN(sizeof(int) * count);
+    memcpy(CMSG_DATA(c), fds, sizeof(int) * count);
+  }
+  ssize_t n;
+  do n = sendmsg(control, &m, MSG_NOSIGNAL); while (n < 0 && errno == EINTR);
+  return n < 0 ? -errno : 0;
+}
+
+static __attribute__((noreturn)) void fail(int error) {
+  tell(FAILED, error, detail, NULL, 0);
+  _exit(1);
+}
+
+/* ---- descriptors and paths */
+
+static int slot_ok(int slot) { return slot >= 0 && slot < SLOTS; }
+static int slot_fd(int slot) { return slot_ok(slot) ? slots[slot] : -1; }
+static int raised(int fd) { /* the same description at a high number, close-on-exec; takes over fd */
+  if (fd < 0 || fd >= HIGH) return fd;
+  int high = fcntl(fd, F_DUPFD_CLOEXEC, HIGH), e = errno;
+  close(fd);
+  errno = e;
+  return high;
+}
+static int put(int slot, int fd) { /* takes over fd */
+  fd = raised(fd);
+  if (fd < 0) return -errno;
+  if (!slot_ok(slot)) { close(fd); return -EBADMSG; }
+  if (slots[slot] >= 0) close(slots[slot]);
+  slots[slot] = fd;
+  return 0;
+}
+/* An operation whose slot was left empty by a skipped one does nothing. */
+#define NEED(slot) do { if (!slot_ok(slot)) return -EBADMSG; if (slots[slot] < 0) return 0; } while (0)
+
+static int done(long result) { return result < 0 ? -errno : 0; }
+
+static int resolve(int at, const char *path, uint64_t flags, uint64_t mode) {
+  if (at < 0) return open(path, (int)flags | O_CLOEXEC, (mode_t)mode);
+  if (slot_fd(at) < 0) { errno = EBADF; return -1; }
+  struct open_how how = {.flags = flags | O_CLOEXEC, .mode = mode, .resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS};
+  if (!(flags & O_CREAT)) how.mode = 0;
+  int fd;
+  /* A rename elsewhere on the file system makes a walk with ".." uncertain; the kernel asks to try again. */
+  for (int i = 0; i < 64; i++) {
+    fd = (int)syscall(SYS_openat2, slots[at], *path ? path : "/", &how, sizeof how);
+    if (fd >= 0 || errno != EAGAIN) break;
+  }
+  return fd;
+}
+
+/* The directory that holds the last component of a path, made with its parents where it is missing. The component
+ * goes to `name`. Each step is taken from the descriptor of the one before it: a link planted meanwhile is followed
+ * inside the root or not at all. Lexical ".." is refused: the compiler has cleaned the path. */
+static int parent_of(int at, const char *path, char *name, mode_t mode) {
+  char prefix[PATH_MAX] = "";
+  size_t length = 0;
+  const char *rest = path;
+  int fd = resolve(at, "/", O_PATH | O_DIRECTORY, 0);
+  *name = 0;
+  while (fd >= 0) {
+    rest += strspn(rest, "/");
+    size_t n = strcspn(rest, "/");
+    if (!n) return fd;
+    if (n > NAME_MAX || length + n + 2 > sizeof prefix) { close(fd); errno = ENAMETOOLONG; return -1; }
+    memcpy(name, rest, n);
+    name[n] = 0;
+    if (!strcmp(name, "..") || !strcmp(name, ".")) { close(fd); errno = EINVAL; return -1; }
+    if (!rest[n + strspn(rest + n, "/")]) return fd;
+    prefix[length] = '/';
+    memcpy(prefix + length + 1, name, n + 1);
+    length += n + 1;
+    int next = resolve(at, prefix, O_PATH | O_DIRECTORY, 0);
+    if (next < 0 && errno == ENOENT) {
+      if (mkdirat(fd, name, mode) && errno != EEXIST) { close(fd); return -1; }
+      next = resolve(at, prefix, O_PATH | O_DIRECTORY, 0);
+    }
+    close(fd);
+    fd = next;
+    rest += n;
+  }
+  return fd;
+}
+
+static int proc_fd(int fd, char *text) { return snprintf(text, 40, "/proc/self/fd/%d", fd); }
+static int is_directory(int fd) { struct stat s; return !fstat(fd, &s) && S_ISDIR(s.st_mode); }
+static int on_magic(int fd, uint64_t magic) {
+  struct statfs s;
+  if (!magic) return 0;
+  if (fstatfs(fd, &s)) return -errno;
+  if ((uint64_t)s.f_type == magic) return 0;
+  snprintf(detail, sizeof detail, "not on the file system that it must be on (found type 0x%lx)", (long)s.f_type);
+  return -EXDEV;
+}
+
+static int op_Open(const struct Open *a) {
+  int fd = resolve(a->at, a->path, a->flags, a->mode), e;
+  if (fd >= 0 && (e = on_magic(fd, a->magic))) { close(fd); return e; }
+  return put(a->slot, fd);
+}
+static int op_Close(const struct Close *a) { NEED(a->slot); close(slots[a->slot]); slots[a->slot] = -1; return 0; }
+static int op_Dup(const struct Dup *a) {
+  NEED(a->slot);
+  return a->fd < 0 || a->fd >= HIGH ? -EBADMSG : done(dup2(slots[a->slot], a->fd));
+}
+static int op_CloseRange(const struct CloseRange *a) { return done(syscall(SYS_close_range, a->first, a->last, a->flags)); }
+static int op_Socket(const struct Socket *a) { return put(a->slot, socket(a->domain, a->type | SOCK_CLOEXEC, a->protocol)); }
+static int op_SendFd(const struct SendFd *a) {
+  NEED(a->socket); NEED(a->fd);
+  char space[CMSG_SPACE(sizeof(int))] __attribute__((aligned(8))) = {0};
+  struct iovec part = {(void *)a->text.data, a->text.length};
+  struct msghdr m = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = space, .msg_controllen = sizeof space};
+  struct cmsghdr *c = CMSG_FIRSTHDR(&m);
+  c->cmsg_level = SOL_SOCKET; c->cmsg_type = SCM_RIGHTS; c->cmsg_len = CMSG_LEN(sizeof(int));
+  memcpy(CMSG_DATA(c), &slots[a->fd], sizeof(int));
+  return done(sendmsg(slots[a->socket], &m, MSG_NOSIGNAL));
+}
+static int op_Connect(const struct Connect *a) {
+  struct sockaddr_un u = {.sun_family = AF_UNIX};
+  if (strlen(a->path) >= sizeof u.sun_path) return -ENAMETOOLONG;
+  strcpy(u.sun_path, a->path);
+  int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  if (fd >= 0 && connect(fd, (void *)&u, sizeof u)) { int e = errno; close(fd); return -e; }
+  return put(a->slot, fd);
+}
+
+/* ---- namespaces and processes */
+
+static int op_Setns(const struct Setns *a) { NEED(a->slot); return done(setns(slots[a->slot], (int)a->nstype)); }
+static int op_Unshare(const struct Unshare *a) { return done(unshare((int)a->flags)); }
+static int op_Setsid(const struct Setsid *a) { (void)a; return setsid() < 0 && errno != EPERM ? -errno : 0; }
+static int op_Keyring(const struct Keyring *a) { return done(syscall(SYS_keyctl, 1 /* KEYCTL_JOIN_SESSION_KEYRING */, a->name)); }
+
+struct clone_arguments {
+  uint64_t flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls, set_tid, set_tid_size, cgroup;
+};
+static int op_Clone(const struct Clone *a) {
+  struct clone_arguments c = {.flags = a->flags | CLONE_PARENT};
+  if (slot_ok(a->cgroup) && slots[a->cgroup] >= 0) { c.flags |= 0x200000000ULL /* CLONE_INTO_CGROUP */; c.cgroup = (uint64_t)slots[a->cgroup]; }
+  /* With CLONE_PARENT the child's exit signal is the caller's own. */
+  long pid = syscall(SYS_clone3, &c, sizeof c);
+  if (pid < 0 && errno == ENOSYS && !c.cgroup)
+    pid = syscall(SYS_clone, (unsigned long)c.flags | SIGCHLD, 0, 0, 0, 0);
+  if (pid < 0) return -errno;
+  if (pid == 0) return 0;
+  char text[16];
+  int n = snprintf(text, sizeof text, "%ld\n", pid);
+  tell(CLONED, (int32_t)pid, "", NULL, 0);
+  if (report >= 0 && write(report, text, (size_t)n) < 0) _exit(1);
+  _exit(0);
+}
+
+/* ---- identity of the host */
+
+static int op_SetHostname(const struct SetHostname *a) { return done(sethostname(a->name, strlen(a->name))); }
+static int op_SetDomainname(const struct SetDomainname *a) { return done(setdomainname(a->name, strlen(a->name))); }
+static int op_LinkUp(const struct LinkUp *a) {
+  struct ifreq r = {0};
+  if (strlen(a->name) >= sizeof r.ifr_name) return -ENAMETOOLONG;
+  strcpy(r.ifr_name, a->name);
+  int s = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+  if (s < 0) return -errno;
+  int e = done(ioctl(s, SIOCGIFFLAGS, &r));
+  r.ifr_flags |= IFF_UP;
+  if (!e) e = done(ioctl(s, SIOCSIFFLAGS, &r));
+  close(s);
+  return e;
+}
+
+/* ---- files */
+
+static int own(int fd, uint32_t uid, uint32_t gid) {
+  return uid == (uint32_t)-1 && gid == (uint32_t)-1 ? 0 : done(fchownat(fd, "", uid, gid, AT_EMPTY_PATH));
+}
+static int op_Mkdir(const struct Mkdir *a) {
+  char name[NAME_MAX + 1];
+  int there = resolve(a->at, a->path, O_PATH | O_DIRECTORY, 0), e = 0;
+  if (there >= 0) { close(there); return 0; }
+  if (errno != ENOENT) return -errno;
+  int dir = parent_of(a->at, a->path, name, 0755);
+  if (dir < 0) return -errno;
+  mode_t mask = umask(0);
+  if (mkdirat(dir, name, a->mode & 07777)) e = errno == EEXIST ? 0 : -errno;
+  else {
+    int fd = openat(dir, name, O_PATH | O_NOFOLLOW | O_DIRECTORY | O_CLOEXEC);
+    e = fd < 0 ? -errno : own(fd, a->uid, a->gid);
+    if (fd >= 0) close(fd);
+  }
+  umask(mask);
+  close(dir);
+  return e;
+}
+static int op_Target(const struct Target *a) {
+  char name[NAME_MAX + 1];
+  int like = slot_ok(a->like) ? slots[a->like] : -1;
+  if (slot_ok(a->like) && like < 0) return 0;
+  int directory = like < 0 || is_directory(like);
+  int there = resolve(a->at, a->path, O_PATH, 0), e = 0;
+  if (there >= 0) {
+    e = is_directory(there) == directory ? 0 : directory ? -ENOTDIR : -EISDIR;
+    close(there);
+    return e;
+  }
+  if (errno != ENOENT) return -errno;
+  int dir = parent_of(a->at, a->path, name, 0755);
+  if (dir < 0) return -errno;
+  if (directory) e = done(mkdirat(dir, name, 0755));
+  else {
+    int fd = openat(dir, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0644);
+    if (fd < 0) e = -errno; else close(fd);
+  }
+  /* A link that dangles inside the root: make what it points to, as far as that stays inside. */
+  if (e == -EEXIST && !directory) {
+    int fd = resolve(a->at, a->path, O_WRONLY | O_CREAT, 0644);
+    if (fd >= 0) { close(fd); e = 0; }
+  }
+  close(dir);
+  return e;
+}
+static int op_Mknod(const struct Mknod *a) {
+  char name[NAME_MAX + 1];
+  int dir = parent_of(a->at, a->path, name, 0755), e = 0;
+  if (dir < 0) return -errno;
+  mode_t mask = umask(0);
+  dev_t device = makedev(a->major, a->minor);
+  if (mknodat(dir, name, a->mode, device)) {
+    struct stat s;
+    e = -errno;
+    if (errno == EEXIST && !fstatat(dir, name, &s, AT_SYMLINK_NOFOLLOW) && (s.st_mode & S_IFMT) == (a->mode & S_IFMT) &&
+        (s.st_rdev == device || S_ISFIFO(s.st_mode))) e = 0;
+  }
+  if (!e) {
+    int fd = openat(dir, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+    e = fd < 0 ? -errno : own(fd, a->uid, a->gid);
+    if (fd >= 0) close(fd);
+  }
+  umask(mask);
+  close(dir);
+  return e;
+}
+static int op_Symlink(const struct Symlink *a) {
+  char name[NAME_MAX + 1], old[PATH_MAX];
+  int dir = parent_of(a->at, a->path, name, 0755), e = 0;
+  if (dir < 0) return -errno;
+  if (symlinkat(a->target, dir, name)) {
+    e = -errno;
+    if (errno == EEXIST) {
+      ssize_t n = readlinkat(dir, name, old, sizeof old - 1);
+      if (n >= 0) { old[n] = 0; if (!strcmp(old, a->target)) e = 0; }
+    }
+  }
+  close(dir);
+  return e;
+}
+static int op_WriteFile(const struct WriteFile *a) {
+  int fd = resolve(a->at, a->path, O_WRONLY | a->flags, 0644);
+  if (fd < 0) return -errno;
+  int e = on_magic(fd, a->magic);
+  if (!e) {
+    ssize_t n = write(fd, a->data.data, a->data.length);
+    e = n < 0 ? -errno : (size_t)n == a->data.length ? 0 : -EIO;
+  }
+  close(fd);
+  return e;
+}
+static int op_Chdir(const struct Chdir *a) {
+  char where[PATH_MAX];
+  if (a->at < 0) { if (chdir(a->path)) return -errno; }
+  else {
+    int fd = resolve(a->at, a->path, O_PATH | O_DIRECTORY, 0);
+    if (fd < 0) return -errno;
+    int e = done(fchdir(fd));
+    close(fd);
+    if (e) return e;
+  }
+  /* A directory outside the root has a name that begins with "(unreachable)": a way out of the container. */
+  if (pivoted && (syscall(SYS_getcwd, where, sizeof where) < 0 || where[0] != '/')) {
+    snprintf(detail, sizeof detail, "the working directory is outside the container");
+    return -EPERM;
+  }
+  return 0;
+}
+static int op_Umask(const struct Umask *a) { umask(a->mask); return 0; }
+static int op_Chown(const struct Chown *a) { NEED(a->slot); return own(slots[a->slot], a->uid, a->gid); }
+
+/* ---- mounts */
+
+static int op_Mount(const struct Mount *a) {
+  char path[40];
+  int fd = resolve(a->at, a->target, O_PATH, 0);
+  if (fd < 0) return -errno;
+  proc_fd(fd, path);
+  int e = done(mount(a->source, path, *a->fstype ? a->fstype : NULL, a->flags, *a->data ? a->data : NULL));
+  close(fd);
+  return e;
+}
+static int op_Fsopen(const struct Fsopen *a) { return put(a->slot, (int)syscall(SYS_fsopen, a->fstype, 1 /* FSOPEN_CLOEXEC */)); }
+static void context_message(int fd) { /* the kernel's own words: "e overlay: ..." */
+  char text[256];
+  ssize_t n = read(fd, text, sizeof text - 1);
+  if (n > 2) { text[n] = 0; text[strcspn(text, "\n")] = 0; snprintf(detail, sizeof detail, "%s", text + 2); }
+}
+static int op_Fsconfig(const struct Fsconfig *a) {
+  NEED(a->slot);
+  long r = syscall(SYS_fsconfig, slots[a->slot], a->command, a->command == 6 ? NULL : a->key, a->command == 1 ? a->value : NULL, 0);
+  int e = done(r);
+  if (e) context_message(slots[a->slot]);
+  return e;
+}
+static int op_Fsmount(const struct Fsmount *a) {
+  NEED(a->context);
+  int fd = (int)syscall(SYS_fsmount, slots[a->context], 1 /* FSMOUNT_CLOEXEC */, a->attributes);
+  if (fd < 0) { int e = errno; context_message(slots[a->context]); errno = e; }
+  return put(a->slot, fd);
+}
+static int op_OpenTree(const struct OpenTree *a) {
+  if (a->at < 0) return put(a->slot, (int)syscall(SYS_open_tree, AT_FDCWD, a->path, a->flags | O_CLOEXEC));
+  int fd = *a->path ? resolve(a->at, a->path, O_PATH | (a->flags & AT_SYMLINK_NOFOLLOW ? O_NOFOLLOW : 0), 0) : slot_fd(a->at);
+  if (fd < 0) { if (!*a->path) return 0; return -errno; }
+  int tree = (int)syscall(SYS_open_tree, fd, "", a->flags | O_CLOEXEC | AT_EMPTY_PATH), e = errno;
+  if (*a->path) close(fd);
+  errno = e;
+  return put(a->slot, tree);
+}
+struct attributes { uint64_t set, clear, propagation, userns; };
+static int op_MountSetattr(const struct MountSetattr *a) {
+  NEED(a->slot);
+  struct attributes m = {a->set, a->clear, a->propagation, 0};
+  if (slot_ok(a->userns)) { if (slots[a->userns] < 0) return 0; m.userns = (uint64_t)slots[a->userns]; }
+  long r = syscall(442 /* mount_setattr */, slots[a->slot], "", a->flags | AT_EMPTY_PATH, &m, sizeof m);
+  if (!r || errno != ENOSYS || m.userns || a->flags & 0x8000 /* AT_RECURSIVE */) return done(r);
+  /* Linux before 5.12: the flags of mount(2) have the same low bits. */
+  char path[40];
+  proc_fd(slots[a->slot], path);
+  if (a->propagation) return done(mount(NULL, path, NULL, a->propagation, NULL));
+  return done(mount(NULL, path, NULL, MS_REMOUNT | MS_BIND | (a->set & 15), NULL));
+}
+static int op_MoveMount(const struct MoveMount *a) {
+  NEED(a->slot);
+  int fd = resolve(a->at, a->target, O_PATH, 0);
+  if (fd < 0) return -errno;
+  int e = done(syscall(SYS_move_mount, slots[a->slot], "", fd, "", 0x44 /* MOVE_MOUNT_{F,T}_EMPTY_PATH */));
+  close(fd);
+  return e;
+}
+static int op_Propagation(const struct Propagation *a) {
+  char path[40];
+  int fd = resolve(a->at, a->path, O_PATH, 0);
+  if (fd < 0) return -errno;
+  proc_fd(fd, path);
+  int e = done(mount(NULL, a->at < 0 ? a->path : path, NULL, a->flags, NULL));
+  close(fd);
+  return e;
+}
+static int op_Mask(const struct Mask *a) {
+  int fd = resolve(a->at, a->path, O_PATH, 0), e, cover;
+  if (fd < 0) return errno == ENOENT || errno == ENOTDIR ? 0 : -errno;
+  if (is_directory(fd)) {
+    int context = (int)syscall(SYS_fsopen, "tmpfs", 1);
+    cover = -1;
+    if (context >= 0 && !syscall(SYS_fsconfig, context, 1, "size", "0", 0) && !syscall(SYS_fsconfig, context, 0, "ro", NULL, 0) &&
+        !syscall(SYS_fsconfig, context, 6, NULL, NULL, 0)) cover = (int)syscall(SYS_fsmount, context, 1, 1 | 2 | 4 | 8);
+    e = cover < 0 ? -errno : 0;
+    if (context >= 0) close(context);
+  } else {
+    cover = slot_fd(a->null) < 0 ? -1 : (int)syscall(SYS_open_tree, slots[a->null], "", 1 /* CLONE */ | O_CLOEXEC | AT_EMPTY_PATH);
+    e = cover < 0 ? (slot_fd(a->null) < 0 ? -EBADMSG : -errno) : 0;
+  }
+  if (!e) e = done(syscall(SYS_move_mount, cover, "", fd, "", 0x44));
+  if (cover >= 0) close(cover);
+  close(fd);
+  return e;
+}
+static int op_PivotRoot(const struct PivotRoot *a) {
+  NEED(a->root);
+  /* pivot_root(".", ".") puts the old root on top of the new one, from where it is detached: no directory needed. */
+  if (fchdir(slots[a->root]) || syscall(SYS_pivot_root, ".", ".") || umount2(".", MNT_DETACH) || chdir("/")) return -errno;
+  pivoted = 1;
+  return 0;
+}
+static int op_MoveRoot(const struct MoveRoot *a) {
+  NEED(a->root);
+  if (fchdir(slots[a->root]) || mount(".", "/", NULL, MS_MOVE, NULL) || chroot(".") || chdir("/")) return -errno;
+  pivoted = 1;
+  return 0;
+}
+static int op_Chroot(const struct Chroot *a) {
+  NEED(a->root);
+  if (fchdir(slots[a->root]) || chroot(".") || chdir("/")) return -errno;
+  pivoted = 1;
+  return 0;
+}
+static int op_Umount(const struct Umount *a) {
+  char path[40];
+  int fd = resolve(a->at, a->path, O_PATH, 0);
+  if (fd < 0) return -errno;
+  proc_fd(fd, path);
+  int e = done(umount2(path, (int)a->flags & ~UMOUNT_NOFOLLOW));
+  close(fd);
+  return e;
+}
+
+static int copy_file(int from, const char *name, int to, const struct stat *s) {
+  char buffer[65536];
+  int in = openat(from, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC), e = 0;
+  if (in < 0) return -errno;
+  int out = openat(to, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, s->st_mode & 07777);
+  if (out < 0) { e = -errno; close(in); return e; }
+  for (ssize_t n; !e && (n = read(in, buffer, sizeof buffer));) e = n < 0 ? -errno : write(out, buffer, (size_t)n) == n ? 0 : -ENOSPC;
+  close(in);
+  close(out);
+  return e;
+}
+static int copy_tree(int from, int to, int depth) {
+  if (depth > 128) return -ELOOP;
+  int again = openat(from, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC), e = 0;
+  DIR *d = again < 0 ? NULL : fdopendir(again);
+  if (!d) return -errno;
+  for (struct dirent *x; !e && (x = readdir(d));) {
+    struct stat s;
+    char link[PATH_MAX];
+    if (!strcmp(x->d_name, ".") || !strcmp(x->d_name, "..")) continue;
+    if (fstatat(from, x->d_name, &s, AT_SYMLINK_NOFOLLOW)) { e = -errno; break; }
+    if (S_ISLNK(s.st_mode)) {
+      ssize_t n = readlinkat(from, x->d_name, link, sizeof link - 1);
+      if (n < 0) { e = -errno; break; }
+      link[n] = 0;
+      e = done(symlinkat(link, to, x->d_name));
+    } else if (S_ISDIR(s.st_mode)) {
+      int in = openat(from, x->d_name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC), out = -1;
+      if (in < 0 || mkdirat(to, x->d_name, 0700) || (out = openat(to, x->d_name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)) < 0) e = -errno;
+      if (!e) e = copy_tree(in, out, depth + 1);
+      if (in >= 0) close(in);
+      if (out >= 0) close(out);
+    } else if (S_ISREG(s.st_mode)) e = copy_file(from, x->d_name, to, &s);
+    else if (!S_ISSOCK(s.st_mode)) e = done(mknodat(to, x->d_name, s.st_mode, s.st_rdev));
+    if (e || S_ISSOCK(s.st_mode)) continue;
+    struct timespec times[2] = {s.st_atim, s.st_mtim};
+    if (fchownat(to, x->d_name, s.st_uid, s.st_gid, AT_SYMLINK_NOFOLLOW)) e = -errno;
+    else if (!S_ISLNK(s.st_mode) && fchmodat(to, x->d_name, s.st_mode & 07777, 0)) e = -errno;
+    else utimensat(to, x->d_name, times, AT_SYMLINK_NOFOLLOW);
+  }
+  closedir(d);
+  return e;
+}
+static int op_Copyup(const struct Copyup *a) {
+  NEED(a->slot);
+  int from = resolve(a->at, a->path, O_RDONLY | O_DIRECTORY, 0);
+  if (from < 0) return errno == ENOENT ? 0 : -errno;
+  mode_t mask = umask(0);
+  int to = openat(slots[a->slot], ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC), e = to < 0 ? -errno : copy_tree(from, to, 0);
+  umask(mask);
+  if (to >= 0) close(to);
+  close(from);
+  return e;
+}
+
+/* ---- terminals */
+
+static int op_Pty(const struct Pty *a) {
+  int unlock = 0, master = resolve(a->at, a->path, O_RDWR | O_NOCTTY, 0), e;
+  if (master < 0) return -errno;
+  struct winsize size = {.ws_row = (unsigned short)a->rows, .ws_col = (unsigned short)a->columns};
+  struct stat s;
+  if (fstat(master, &s)) { e = -errno; close(master); return e; }
+  if (!S_ISCHR(s.st_mode) || major(s.st_rdev) != 5 || minor(s.st_rdev) != 2) { close(master); return -ENOTTY; }
+  int slave = -1;
+  if (ioctl(master, TIOCSPTLCK, &unlock) || (slave = ioctl(master, TIOCGPTPEER, O_RDWR | O_NOCTTY | O_CLOEXEC)) < 0 ||
+      (a->rows && ioctl(master, TIOCSWINSZ, &size)) || (a->uid != (uint32_t)-1 && fchown(slave, a->uid, (gid_t)-1))) {
+    e = -errno;
+    close(master);
+    if (slave >= 0) close(slave);
+    return e;
+  }
+  e = put(a->master, master);
+  return e ? e : put(a->slave, slave);
+}
+static int op_Ctty(const struct Ctty *a) {
+  int fd = slot_ok(a->slot) ? slots[a->slot] : 0; /* slot -1: standard input */
+  return fd < 0 ? 0 : done(ioctl(fd, TIOCSCTTY, 0));
+}
+
+/* ---- credentials and limits */
+
+static int op_SetIds(const struct SetIds *a) {
+  /* The raw calls: libc's would try to change other threads, and there are none. */
+  if (syscall(SYS_setresgid, a->gid, a->gid, a->gid) || syscall(SYS_setresuid, a->uid, a->uid, a->uid)) return -errno;
+  return done(prctl(PR_SET_DUMPABLE, 0));
+}
+static int op_Groups(const struct Groups *a) {
+  gid_t list[1024];
+  if (a->gids.count > 1024) return -EINVAL;
+  for (uint32_t i = 0; i < a->gids.count; i++) list[i] = word(a->gids, i);
+  return done(syscall(SYS_setgroups, a->gids.count, list));
+}
+static int op_BoundingSet(const struct BoundingSet *a) {
+  for (int cap = 0; cap < 64; cap++) {
+    if (a->keep >> cap & 1) continue;
+    int has = prctl(PR_CAPBSET_READ, cap);
+    if (has < 0) break; /* beyond the last capability of this kernel */
+    if (has && prctl(PR_CAPBSET_DROP, cap)) return -errno;
+  }
+  return 0;
+}
+static int op_Capset(const struct Capset *a) {
+  struct { uint32_t version; int pid; } head = {0x20080522, 0};
+  uint32_t data[6] = {(uint32_t)a->effective, (uint32_t)a->permitted, (uint32_t)a->inheritable,
+                      (uint32_t)(a->effective >> 32), (uint32_t)(a->permitted >> 32), (uint32_t)(a->inheritable >> 32)};
+  return done(syscall(SYS_capset, &head, data));
+}
+static int op_Ambient(const struct Ambient *a) {
+  if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)) return -errno;
+  for (int cap = 0; cap < 64; cap++)
+    if (a->raise_ >> cap & 1 && prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, cap, 0, 0)) return -errno;
+  return 0;
+}
+static int op_Prctl(const struct Prctl *a) {
+  return done(prctl(a->option, a->arg2, a->arg3, a->arg4, a->arg5));
+}
+static int op_Rlimit(const struct Rlimit *a) {
+  struct rlimit r = {a->soft, a->hard};
+  return done(setrlimit((int)a->resource, &r));
+}
+static int op_Seccomp(const struct Seccomp *a) {
+  struct { unsigned short length; const void *filter; } program = {(unsigned short)(a->program.length / 8), a->program.data};
+  if (a->program.length % 8 || a->program.length / 8 > 65535) return -EINVAL;
+  long r = syscall(SYS_seccomp, 1 /* SET_MODE_FILTER */, a->flags, &program);
+  if (r < 0) return -errno;
+  return a->flags & 8 /* NEW_LISTENER */ ? put(a->listener, (int)r) : 0;
+}
+struct schedule { uint32_t size, policy; uint64_t flags; int32_t nice; uint32_t priority; uint64_t runtime, deadline, period; };
+static int op_Scheduler(const struct Scheduler *a) {
+  struct schedule s = {sizeof s, a->policy, a->flags, a->nice, a->priority, a->runtime, a->deadline, a->period};
+  return done(syscall(SYS_sched_setattr, 0, &s, 0));
+}
+static int op_IoPriority(const struct IoPriority *a) { return done(syscall(SYS_ioprio_set, 1, 0, a->value)); }
+static int op_Affinity(const struct Affinity *a) { return done(syscall(SYS_sched_setaffinity, 0, a->cpus.length, a->cpus.data)); }
+static int op_Personality(const struct Personality *a) { return done(personality((unsigned long)a->value)); }
+static int op_MemoryPolicy(const struct MemoryPolicy *a) {
+  return done(syscall(SYS_set_mempolicy, a->mode, a->nodes.length ? a->nodes.data : NULL, a->bits));
+}
+
+/* ---- talking, waiting, ending */
+
+static int op_Sync(const struct Sync *a) {
+  int fds[SLOTS];
+  uint32_t answer = 0;
+  unsigned n = 0;
+  ssize_t r;
+  for (uint32_t i = 0; i < a->fds.count && n < SLOTS; i++) if (slot_fd((int)word(a->fds, i)) >= 0) fds[n++] = slots[word(a->fds, i)];
+  int e = tell(SYNC, 0, a->name, fds, n);
+  if (e) return e;
+  do r = recv(control, &answer, sizeof answer, 0); while (r < 0 && errno == EINTR);
+  if (r != sizeof answer || answer != 1) _exit(1); /* the parent gave up or is gone; it knows why */
+  return 0;
+}
+static int op_AwaitStart(const struct AwaitStart *a) {
+  NEED(a->slot);
+  char byte;
+  ssize_t n;
+  do n = read(slots[a->slot], &byte, 1); while (n < 0 && errno == EINTR);
+  return n == 1 ? 0 : n < 0 ? -errno : -EPIPE;
+}
+static void plain_signals(void) {
+  sigset_t none;
+  for (int s = 1; s < 65; s++) signal(s, SIG_DFL);
+  sigemptyset(&none);
+  sigprocmask(SIG_SETMASK, &none, NULL);
+}
+static int op_Hook(const struct Hook *a) {
+  int input = memfd_create("state", MFD_CLOEXEC);
+  if (input < 0) return -errno;
+  if (write(input, a->stdin.data, a->stdin.length) != (ssize_t)a->stdin.length || lseek(input, 0, SEEK_SET)) { close(input); return -EIO; }
+  int failed[2], status = 0, error = 0;
+  if (pipe2(failed, O_CLOEXEC)) { close(input); return -errno; }
+  pid_t pid = fork();
+  if (pid == 0) {
+    plain_signals();
+    dup2(input, 0);
+    execve(a->path, a->args[0] ? a->args : (char *[]){(char *)a->path, NULL}, a->env);
+    error = errno;
+    if (write(failed[1], &error, sizeof error) < 0) _exit(126);
+    _exit(127);
+  }
+  close(input);
+  close(failed[1]);
+  if (pid < 0) { close(failed[0]); return -errno; }
+  /* The pipe closes when exec succeeds or the child is gone. */
+  if (read(failed[0], &error, sizeof error) != sizeof error) error = 0;
+  close(failed[0]);
+  int pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
+  struct pollfd p = {.fd = pidfd, .events = POLLIN};
+  int ready = error || !a->timeout_ms ? 1 : poll(&p, 1, (int)a->timeout_ms);
+  if (ready == 0) kill(pid, SIGKILL);
+  while (waitpid(pid, &status, 0) < 0 && errno == EINTR) {}
+  if (pidfd >= 0) close(pidfd);
+  if (error) { snprintf(detail, sizeof detail, "%s", a->path); return -error; }
+  if (ready == 0) { snprintf(detail, sizeof detail, "%s: timed out after %u ms", a->path, a->timeout_ms); return -ETIMEDOUT; }
+  if (!WIFEXITED(status) || WEXITSTATUS(status)) {
+    if (WIFEXITED(status)) snprintf(detail, sizeof detail, "%s: exit status %d", a->path, WEXITSTATUS(status));
+    else snprintf(detail, sizeof detail, "%s: killed by signal %d", a->path, WTERMSIG(status));
+    return -ECHILD;
+  }
+  return 0;
+}
+static int executable(const char *path) {
+  struct stat s;
+  if (stat(path, &s)) return -errno;
+  if (S_ISDIR(s.st_mode)) return -EACCES;
+  return done(faccessat(AT_FDCWD, path, X_OK, AT_EACCESS));
+}
+static int op_FindExec(const struct FindExec *a) {
+  int error = ENOENT;
+  for (char **c = a->candidates; *c; c++) {
+    int e = executable(*c);
+    if (!e) return 0;
+    if (e != -ENOENT && e != -ENOTDIR) error = -e;
+  }
+  return -error;
+}
+static int op_Execve(const struct Execve *a) {
+  int error = ENOENT;
+  plain_signals();
+  for (char **c = a->candidates; *c; c++) {
+    execve(*c, a->argv, a->env);
+    int e = errno;
+    if (e == ENOENT && !access(*c, F_OK)) { snprintf(detail, sizeof detail, "the interpreter of %s is missing", *c); }
+    if (e == EACCES) { error = e; continue; }
+    if (e != ENOENT && e != ENOTDIR) return -e;
+  }
+  return -error;
+}
+static int op_Exit(const struct Exit *a) { _exit((int)a->code); }
+
+/* ---- the plan */
+
+static int skipped(uint8_t skip, int error) {
+  if (skip & SKIP_MISSING && (error == ENOENT || error == ENOTDIR)) return 1;
+  if (skip & SKIP_DENIED && (error == EPERM || error == EACCES)) return 1;
+  return skip & SKIP_UNSUPPORTED && (error == ENOSYS || error == EOPNOTSUPP || error == EINVAL);
+}
+
+static void run(const uint8_t *plan, size_t length) {
+  struct reader r = {plan, plan + length, 0};
+  if (memcmp(take(&r, 4), "ORLP", 4) || take_u32(&r) != 1) { snprintf(detail, sizeof detail, "not a plan"); fail(EBADMSG); }
+  uint32_t inherited = take_u32(&r), stages = take_u32(&r);
+  if (r.bad || inherited > SLOTS) fail(EBADMSG);
+  if (syscall(SYS_close_range, FIRST_INHERITED + inherited, ~0U, 0) && errno != ENOSYS) fail(errno);
+  if ((control = raised(control)) < 0) _exit(1);
+  report = raised(report); /* there need not be one */
+  close(3);
+  for (uint32_t i = 0; i < inherited; i++) if ((slots[i] = raised((int)(FIRST_INHERITED + i))) < 0) fail(errno);
+  for (stage = 0; stage < stages; stage++) {
+    uint32_t count = take_u32(&r);
+    for (op_index = 0; op_index < count; op_index++) {
+      uint16_t code = take_u16(&r);
+      uint8_t skip = *take(&r, 1);
+      take(&r, 1);
+      uint32_t size = take_u32(&r);
+      struct reader body = {take(&r, size), NULL, r.bad};
+      body.end = body.at + (r.bad ? 0 : size);
+      detail[0] = 0;
+      int e = r.bad ? -EBADMSG : perform(code, &body);
+      if (e < 0 && !skipped(skip, -e)) fail(-e);
+    }
+  }
+  snprintf(detail, sizeof detail, "the plan ends without Execve");
+  fail(EBADMSG);
+}
+
+int main(void) {
+  struct stat s;
+  for (int i = 0; i < SLOTS; i++) slots[i] = -1;
+  signal(SIGPIPE, SIG_IGN);
+  /* A process that is about to enter a container must not be open to ptrace from inside; exec makes it dumpable. */
+  if (prctl(PR_SET_DUMPABLE, 0)) fail(errno);
+  if (fstat(3, &s)) fail(errno);
+  const uint8_t *plan = s.st_size > 0 ? mmap(NULL, (size_t)s.st_size, PROT_READ, MAP_PRIVATE, 3, 0) : MAP_FAILED;
+  if (plan == MAP_FAILED) fail(EBADMSG);
+  run(plan, (size_t)s.st_size);
+}

@@ -7,7 +7,6 @@ import msgspec
 from orlop.engine.config import ContainerConfig
 from orlop.engine.oci_facts import ContainerFacts
 from orlop.seccomp.default import default_profile
-from orlop.seccomp.profile import parse_profile
 from orlop.spec import capabilities
 from orlop.spec.errors import InvalidArgument, Unimplemented
 from orlop.spec.runtime import Seccomp
@@ -101,6 +100,8 @@ def seccomp(config: ContainerConfig, facts: ContainerFacts, held: tuple[str, ...
     if wanted == "unconfined" or (config.privileged and not wanted):
         return None
     if wanted:
+        from orlop.seccomp.profile import parse_profile
+
         return parse_profile(wanted.encode(), held, facts.machine, facts.kernel)
     return default_profile(held, facts.machine, facts.kernel)
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -93,10 +94,10 @@ class Host:
         self.boxes.append(Box())
         return self.boxes[-1]
 
-    def networks(self, name: str = "store") -> Networks:
+    def networks(self, name: str = "store", **options: Any) -> Networks:
         root = self.tmp_path / name
         root.mkdir(exist_ok=True)
-        return Networks(Database(root / "orlop.db"), root / "networks", root / "state")
+        return Networks(Database(root / "orlop.db"), root / "networks", root / "state", **options)
 
     def fetch(self, protocol: str, address: str, port: int) -> str:
         return run(sys.executable, "-I", "-S", str(AGENT), "fetch", protocol, address, str(port)).strip()
@@ -110,6 +111,9 @@ class Host:
     def kill(self) -> None:
         for box in self.boxes:
             box.kill()
+        for line in Path("/proc/self/mountinfo").read_text().splitlines():
+            if (where := line.split()[4]).startswith(str(self.tmp_path)):
+                run("umount", where)
 
 
 @pytest.fixture

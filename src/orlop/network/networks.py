@@ -1,9 +1,10 @@
 """`Networks`: containers come into networks and leave them; networks are made and removed.
 
-Life of an attachment. Under the store's network lock: (1) one transaction takes addresses and ports for the owner;
-(2) the attachment's record is written to the state directory; (3) the steps of its plan are performed. Detaching goes
-backward: kernel, record, transaction. So whatever the kernel has, a record describes; a process that dies between
-leaves a record, and `detach` with the owner's name alone, at any later time, removes everything. Both may be repeated.
+Life of an attachment to a bridge network. Under the store's network lock: (1) one transaction takes addresses and
+ports for the owner; (2) the attachment's record is written to the state directory; (3) the steps of its plan are
+performed. Detaching goes backward: kernel, record, transaction. So whatever the kernel has, a record describes; a
+process that dies between leaves a record, and `detach` with the owner's name alone, at any later time, removes
+everything. Both may be repeated. With a CNI network the plugins stand in for the steps.
 
 The bridge of a network and the nftables table exist only while containers use them: they come with the first and go
 with the last. Forwarding (net.ipv4.ip_forward and its IPv6 twin) is switched on at first use and left on, since others
@@ -12,54 +13,51 @@ may have come to rely on it.
 
 from __future__ import annotations
 
-import fcntl
-import os
 import re
 import sqlite3
-import time
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
-from ipaddress import ip_address, ip_network
+from collections.abc import Collection, Sequence
 from pathlib import Path
-
-import msgspec
+from typing import TYPE_CHECKING
 
 from orlop.metadata.database import Database
-from orlop.network import ipam, plan
+from orlop.network import ipam, plan, store
 from orlop.network.bridge import Hands
-from orlop.network.plan import Facts
-from orlop.network.records import Attachment, AttachRequest, Network, PublishedPort, Subnet
+from orlop.network.facts import read_facts
+from orlop.network.records import INTERFACE, Attachment, AttachRequest, Network, Subnet
 from orlop.network.rules import make_table
-from orlop.spec.errors import (
-    AlreadyExists,
-    FailedPrecondition,
-    Internal,
-    InvalidArgument,
-    NotFound,
-    from_os,
-    os_errors,
-)
+from orlop.network.state import State
+from orlop.spec.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, OrlopError
 from orlop.sys.libnftables import Nft
 from orlop.sys.netlink import Netlink
-from orlop.wire import rtnetlink as rt
 
-DEFAULT = "bridge"
+if TYPE_CHECKING:
+    from orlop.network.cni import ConfList
+
+DEFAULT = store.DEFAULT
 RESERVED = ("none", "host", "default", DEFAULT)
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}")
-
-_network_json = msgspec.json.Decoder(Network)
-_attachment_json = msgspec.json.Decoder(Attachment)
-_encode = msgspec.json.Encoder().encode
 
 
 class Networks:
     """The networks of one store. `directory` belongs to the store, `state` does not outlive a reboot; both are made
-    when needed. Safe for several processes and threads at once."""
+    when needed. Safe for several processes and threads at once.
 
-    def __init__(self, database: Database, directory: Path, state: Path) -> None:
+    `cni_config` and `cni_plugins` are where conflists and plugins are looked for; None: where everybody does.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        directory: Path,
+        state: Path,
+        *,
+        cni_config: Path | None = None,
+        cni_plugins: Sequence[Path] | None = None,
+    ) -> None:
         self._database = database
-        self._state = Path(state) / "networks"
+        self._state = State(Path(directory), Path(state))
         self._nft = Nft()  # used under the lock alone
+        self._cni_config, self._cni_plugins = cni_config, cni_plugins
         self.names = plan.names_for(str(Path(directory).absolute()))
 
     # containers
@@ -71,16 +69,21 @@ class Networks:
         failure nothing is left. What an earlier attachment of the same owner left is removed first.
         """
         _check_name(owner, "owner")
-        with self._lock(), Netlink() as host, Netlink(netlink_fd) as inside:
-            self._undo(host, owner)
-            facts = read_facts()
-            network, attachment = self._reserve(host, owner, request, facts)
+        name = DEFAULT if request.mode in ("", "default") else request.mode
+        self.detach(owner)
+        if name != DEFAULT and self._record(name) is None:
+            return self._attach_cni(owner, name, request, pid)
+        with self._state.lock(), Netlink() as host, Netlink(netlink_fd) as inside:
+            facts = read_facts(host)
+            with self._database.transaction() as connection:
+                network = self._load(host, connection, name)
+                attachment = store.reserve(connection, network, self.names, owner, request, facts)
             try:
-                self._write(attachment)
+                self._state.write(attachment)
                 steps = plan.attach_steps(network, attachment, self.names, pid, facts)
                 Hands(self.names, host, inside, self._nft, self._table).perform(steps)
             except BaseException:
-                self._undo(host, owner)
+                self._undo(host, owner, None)
                 raise
             return attachment
 
@@ -88,13 +91,34 @@ class Networks:
         """Remove all that `attach` made for this owner; nothing happens if there is nothing. The record of the state
         directory is what counts; `attachment` serves where that is lost."""
         _check_name(owner, "owner")
-        with self._lock(), Netlink() as host:
-            self._undo(host, owner, attachment)
+        if (cached := self._state.read_cached(owner)) is not None:
+            from orlop.network import cni
+
+            cni.delete(cni.at(cached, self._state.pinned(owner)))
+            self._forget_cni(owner)
+        elif self._state.read(owner) or attachment or self._holds(owner):
+            with self._state.lock(), Netlink() as host:
+                self._undo(host, owner, attachment)
+
+    def check(self, owner: str) -> None:
+        """Raises if what the record says of an owner's attachment is no longer so."""
+        attachment = self._state.read(owner)
+        if attachment is None:
+            raise NotFound(f"{owner[:64]} is attached to no network")
+        if (cached := self._state.read_cached(owner)) is not None:
+            from orlop.network import cni
+
+            cni.check(cni.at(cached, self._state.pinned(owner)))
+            return
+        with Netlink() as host:
+            for device in (attachment.bridge, attachment.host_device):
+                if host.link(device) is None:
+                    raise FailedPrecondition(f"{owner[:64]}: network device {device} is gone")
 
     def leftovers(self, live_owners: Collection[str]) -> tuple[str, ...]:
         """Owners with addresses, ports or a record here who are not among the living."""
         rows = self._database.read("SELECT owner FROM addresses UNION SELECT owner FROM ports")
-        known = {str(row[0]) for row in rows} | {attachment.owner for attachment in self._attachments()}
+        known = {str(row[0]) for row in rows} | {a.owner for a in self._state.all()} | {*self._state.cached_owners()}
         return tuple(sorted(known - set(live_owners)))
 
     def recover(self, live_owners: Collection[str]) -> tuple[str, ...]:
@@ -107,9 +131,13 @@ class Networks:
     def teardown(self) -> None:
         """Detach everybody and remove all devices and rules of this store; the records of networks stay."""
         self.recover(())
-        with self._lock(), Netlink() as host:
-            for network in self.all():
+        with self._state.lock(), Netlink() as host:
+            for network in self._records():
                 self._withdraw(host, network)
+
+    def attachments(self, network: str = "") -> tuple[Attachment, ...]:
+        """Who is attached, to one network or to any."""
+        return tuple(a for a in self._state.all() if network in ("", a.network))
 
     # networks
 
@@ -127,7 +155,7 @@ class Networks:
         """Make a user-defined bridge network. Without subnets it gets a free one; with `ipv6` also one of IPv6. Its
         device comes with the first container."""
         _check_name(name, "network name")
-        if name in RESERVED or name.startswith("container:"):
+        if name in RESERVED:
             raise FailedPrecondition(f"network {name}: the name is predefined")
         if mtu and not 68 <= mtu <= 65535:
             raise InvalidArgument(f"network {name}: mtu {mtu} is not in 68 to 65535")
@@ -135,104 +163,100 @@ class Networks:
         network = Network(
             name=name, device=device, internal=internal, mtu=mtu, labels=labels or {}, options=options or {}
         )
-        with self._lock(), Netlink() as host, self._database.transaction() as connection:
-            if _load(connection, name) is not None:
+        with self._state.lock(), Netlink() as host, self._database.transaction() as connection:
+            if store.load(connection, name) is not None or name in self._conflists():
                 raise AlreadyExists(f"network with name {name} already exists")
-            network = _with_subnets(network, subnets, ipv6, self._used_ranges(host, connection))
-            _store(connection, network)
+            network = store.with_subnets(network, subnets, ipv6, store.used_ranges(host, connection))
+            store.save(connection, network)
         return network
 
     def remove(self, name: str) -> None:
         """Remove a network that nobody uses."""
-        if name in RESERVED and name != DEFAULT:
+        if name in RESERVED:
             raise FailedPrecondition(f"{name} is a pre-defined network and cannot be removed")
-        with self._lock(), Netlink() as host:
+        with self._state.lock(), Netlink() as host:
             with self._database.transaction() as connection:
-                network = _load(connection, name)
+                network = store.load(connection, name)
                 if network is None:
-                    raise NotFound(f"network {name} not found")
-                users = connection.execute("SELECT DISTINCT owner FROM addresses WHERE network = ?", (name,)).fetchall()
-                if users:
-                    raise FailedPrecondition(f"network {name} has active endpoints: {_some(str(u[0]) for u in users)}")
+                    raise self._not_removable(name)
+                rows = connection.execute("SELECT DISTINCT owner FROM addresses WHERE network = ?", (name,))
+                if users := ", ".join(str(row[0])[:12] for row in rows):
+                    raise FailedPrecondition(f"network {name} has active endpoints: {users[:200]}")
                 connection.execute("DELETE FROM networks WHERE name = ?", (name,))
             self._withdraw(host, network)
 
-    def all(self) -> tuple[Network, ...]:
-        """All networks that have a record, by name; the default one once it was used."""
-        rows = self._database.read("SELECT record FROM networks ORDER BY name")
-        return tuple(_network_json.decode(row[0]) for row in rows)
+    def prune(self) -> tuple[str, ...]:
+        """Remove all user-defined networks that nobody uses; returns their names."""
+        used = {str(row[0]) for row in self._database.read("SELECT DISTINCT network FROM addresses")}
+        unused = tuple(n.name for n in self._records() if n.name not in used and n.name not in RESERVED)
+        for name in unused:
+            self.remove(name)
+        return unused
+
+    def list(self) -> tuple[Network, ...]:
+        """All networks by name: the built-in one (once it was used), user-defined ones, those of CNI conflists."""
+        from orlop.network.cni import as_network
+
+        found = {name: as_network(conflist) for name, conflist in self._conflists().items()}
+        found |= {network.name: network for network in self._records()}
+        return tuple(found[name] for name in sorted(found))
 
     def inspect(self, name: str) -> Network:
+        if (network := self._record(name)) is not None:
+            return network
+        from orlop.network import cni
+
+        return cni.as_network(cni.find(name, self._cni_config))
+
+    # records
+
+    def _records(self) -> tuple[Network, ...]:
+        rows = self._database.read("SELECT record FROM networks ORDER BY name")
+        return tuple(store.decode(row[0]) for row in rows)
+
+    def _record(self, name: str) -> Network | None:
         rows = self._database.read("SELECT record FROM networks WHERE name = ?", (name,))
-        if not rows:
+        return store.decode(rows[0][0]) if rows else None
+
+    def _load(self, host: Netlink, connection: sqlite3.Connection, name: str) -> Network:
+        """A network's record; the default one is made when it is first asked for."""
+        network = store.load(connection, name)
+        if network is None and name == DEFAULT:
+            network = store.default_network(self.names, store.used_ranges(host, connection))
+        if network is None:
             raise NotFound(f"network {name} not found")
-        return _network_json.decode(rows[0][0])
+        return network
 
-    def attachments(self, network: str = "") -> tuple[Attachment, ...]:
-        """Who is attached, to one network or to any."""
-        return tuple(a for a in self._attachments() if network in ("", a.network))
+    def _holds(self, owner: str) -> bool:
+        query = "SELECT 1 FROM addresses WHERE owner = ?1 UNION SELECT 1 FROM ports WHERE owner = ?1"
+        return bool(self._database.read(query, (owner,)))
 
-    # reservation
+    def _conflists(self) -> dict[str, ConfList]:
+        from orlop.network import cni
 
-    def _reserve(self, host: Netlink, owner: str, request: AttachRequest, facts: Facts) -> tuple[Network, Attachment]:
-        name = DEFAULT if request.mode in ("", "default") else request.mode
-        bindings = ipam.expand(request.ports, request.publish_all, request.expose)
-        with self._database.transaction() as connection:
-            network = _load(connection, name)
-            if network is None and name == DEFAULT:
-                network = self._default(host, connection)
-            if network is None:
-                raise NotFound(f"network {name} not found")
-            if network.internal and bindings:
-                raise InvalidArgument(f"network {name} is internal: ports cannot be published from it")
-            families = {4, 6} if facts.ipv6 else {4}
-            wanted = {4: request.address, 6: request.address6}
-            addresses, moved = ipam.allocate(connection, network, owner, wanted, families)
-            has = {plan.version(address) for address in addresses}
-            ports = ipam.reserve(connection, owner, _reachable(bindings, has), has, ipam.probe)
-            attachment = plan.attachment_for(
-                owner, network, self.names, addresses=addresses, mac=request.mac_address, ports=ports
-            )
-            _store(connection, moved)
-        return moved, attachment
+        return cni.read(self._cni_config)[0]
 
-    def _default(self, host: Netlink, connection: sqlite3.Connection) -> Network:
-        used = self._used_ranges(host, connection)
-        subnets = (
-            ipam.subnet_for(str(ipam.pick_subnet(ipam.default_candidates(), used))),
-            ipam.subnet_for(str(ipam.unique_local(os.urandom(7)))),
-        )
-        return Network(name=DEFAULT, device=self.names.bridge, subnets=subnets, created=time.time())
+    def _not_removable(self, name: str) -> OrlopError:
+        if conflist := self._conflists().get(name):
+            return FailedPrecondition(f"network {name} is defined by {conflist.path}: remove that file")
+        return NotFound(f"network {name} not found")
 
-    def _used_ranges(self, host: Netlink, connection: sqlite3.Connection) -> list[ipam.AnyNetwork]:
-        """What the host has routes to, and what other networks were given."""
-        records = connection.execute("SELECT record FROM networks").fetchall()
-        own = [ip_network(s.subnet) for row in records for s in _network_json.decode(row[0]).subnets]
-        return own + host_routes(host)
+    # bridge networks
 
-    # kernel
-
-    def _undo(self, host: Netlink, owner: str, fallback: Attachment | None = None) -> None:
+    def _undo(self, host: Netlink, owner: str, fallback: Attachment | None) -> None:
         """Kernel, record, transaction: each may be gone already."""
-        attachment = self._read(owner) or fallback
-        if attachment is not None:
-            # the record goes first out of what `_table` sees, so that a repair does not bring its rules back
-            others = [other for other in self._attachments() if other.owner != owner]
-            self._release_kernel(host, attachment, others)
-            with os_errors("remove"):
-                self._path(owner).unlink(missing_ok=True)
-        if attachment is not None or self._database.read("SELECT 1 FROM addresses WHERE owner = ? LIMIT 1", (owner,)):
-            with self._database.transaction() as connection:
-                ipam.release(connection, owner)
-
-    def _release_kernel(self, host: Netlink, attachment: Attachment, others: Sequence[Attachment]) -> None:
-        network = next((n for n in self.all() if n.name == attachment.network), None)
-        used = any(other.network == attachment.network for other in others)
-        steps = plan.detach_steps(attachment, network, self.names, network_used=used, table_used=bool(others))
-        Hands(self.names, host, None, self._nft, lambda: self._table(others)).perform(steps)
+        attachment = self._state.read(owner) or fallback
+        if attachment is not None and attachment.driver == "bridge":
+            others = self._state.others(owner)
+            network = self._record(attachment.network)
+            used = any(other.network == attachment.network for other in others)
+            steps = plan.detach_steps(attachment, network, self.names, network_used=used, table_used=bool(others))
+            Hands(self.names, host, None, self._nft, lambda: self._table(others)).perform(steps)
+        self._state.forget(owner)
+        self._release(owner)
 
     def _withdraw(self, host: Netlink, network: Network) -> None:
-        others = self._attachments()
+        others = self._state.others("")
         if any(other.network == network.name for other in others) or host.link(network.device) is None:
             return
         steps = plan.withdraw_steps(network, self.names, table_used=bool(others))
@@ -240,116 +264,51 @@ class Networks:
 
     def _table(self, attachments: Sequence[Attachment] | None = None) -> str:
         """The whole table as it ought to be now."""
-        present = tuple(self._attachments() if attachments is None else attachments)
+        present = tuple(self._state.others("") if attachments is None else attachments)
         used = {attachment.network for attachment in present}
-        return make_table(self.names, tuple(n for n in self.all() if n.name in used), present)
+        return make_table(self.names, tuple(n for n in self._records() if n.name in used), present)
 
-    # state directory
+    def _release(self, owner: str) -> None:
+        with self._database.transaction() as connection:
+            ipam.release(connection, owner)
 
-    @contextmanager
-    def _lock(self) -> Iterator[None]:
-        """One change to the networks at a time, whatever thread or process makes it; ends with the process."""
-        with os_errors("lock networks"):
-            self._state.mkdir(mode=0o700, parents=True, exist_ok=True)
-            fd = os.open(self._state / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    # CNI networks
+
+    def _attach_cni(self, owner: str, name: str, request: AttachRequest, pid: int) -> Attachment:
+        from orlop.network import cni
+
+        conflist = cni.find(name, self._cni_config)
+        bindings = ipam.expand(request.ports, request.publish_all, request.expose)
+        wanted = [address for address in (request.address, request.address6) if address]
+        with self._database.transaction() as connection:
+            ports = ipam.reserve(connection, owner, bindings, {4, 6}, ipam.probe)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(fd)
+            cached = cni.Cached(
+                conflist=conflist,
+                owner=owner,
+                interface=INTERFACE,
+                netns=str(self._state.namespace(owner)),
+                runtime=cni.runtime_arguments(conflist, ports, wanted, request.mac_address),
+                plugin_path=tuple(str(path) for path in cni.plugin_directories(self._cni_plugins)),
+            )
+            self._state.write_cached(cached)
+            self._state.pin_namespace(owner, pid)
+            cached = cni.add(cached)
+            self._state.write_cached(cached)
+            attachment = cni.attachment_for(cached, ports)
+            self._state.write(attachment)
+        except BaseException:
+            self._forget_cni(owner)
+            raise
+        return attachment
 
-    def _path(self, owner: str) -> Path:
-        return self._state / f"{owner}.json"
-
-    def _write(self, attachment: Attachment) -> None:
-        path = self._path(attachment.owner)
-        new = path.with_suffix(".new")
-        with os_errors("write"):
-            new.write_bytes(_encode(attachment))
-            new.rename(path)
-
-    def _read(self, owner: str) -> Attachment | None:
-        try:
-            return _attachment_json.decode(self._path(owner).read_bytes())
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise from_os(error, "read") from error
-        except msgspec.MsgspecError as error:
-            raise Internal(f"{self._path(owner)}: {str(error)[:200]}") from error
-
-    def _attachments(self) -> list[Attachment]:
-        owners = sorted(path.stem for path in self._state.glob("*.json"))
-        return [found for owner in owners if (found := self._read(owner)) is not None]
+    def _forget_cni(self, owner: str) -> None:
+        self._state.unpin_namespace(owner)
+        self._state.forget_cached(owner)
+        self._state.forget(owner)
+        self._release(owner)
 
 
 def _check_name(name: str, what: str) -> None:
     if not _NAME.fullmatch(name):
         raise InvalidArgument(f"{what} {name[:64]!r}: only letters, digits, and _.- behind the first are allowed")
-
-
-def _some(items: Iterator[str]) -> str:
-    return ", ".join(item[:12] for item in items)[:200]
-
-
-def _load(connection: sqlite3.Connection, name: str) -> Network | None:
-    row = connection.execute("SELECT record FROM networks WHERE name = ?", (name,)).fetchone()
-    return _network_json.decode(row[0]) if row else None
-
-
-def _store(connection: sqlite3.Connection, network: Network) -> None:
-    connection.execute(
-        "INSERT OR REPLACE INTO networks (name, driver, record) VALUES (?, ?, ?)",
-        (network.name, network.driver, _encode(network)),
-    )
-
-
-def _with_subnets(network: Network, subnets: Sequence[Subnet], ipv6: bool, used: Sequence[ipam.AnyNetwork]) -> Network:
-    """The network with checked subnets, one missing IPv4 (and, if wanted, IPv6) subnet picked; at most one of each."""
-    chosen = [ipam.subnet_for(s.subnet, s.gateway, s.range) for s in subnets]
-    for subnet in chosen:
-        for other in used:
-            mine = ip_network(subnet.subnet)
-            if mine.version == other.version and mine.overlaps(other):
-                raise FailedPrecondition(f"subnet {subnet.subnet}: overlaps {other}, which the host or a network has")
-    families = [ip_network(s.subnet).version for s in chosen]
-    if len(set(families)) != len(families):
-        raise InvalidArgument(f"network {network.name}: at most one subnet of each IP version")
-    if 4 not in families:
-        chosen.insert(0, ipam.subnet_for(str(ipam.pick_subnet(ipam.user_candidates(), used))))
-    if ipv6 and 6 not in families:
-        chosen.append(ipam.subnet_for(str(ipam.unique_local(os.urandom(7)))))
-    return msgspec.structs.replace(network, subnets=tuple(chosen), created=time.time())
-
-
-def _reachable(bindings: Sequence[PublishedPort], families: set[int]) -> Sequence[PublishedPort]:
-    for binding in bindings:
-        if binding.host_address and plan.version(binding.host_address) not in families:
-            raise InvalidArgument(f"host address {binding.host_address}: not of an IP version that the container has")
-    return bindings
-
-
-def host_routes(host: Netlink) -> list[ipam.AnyNetwork]:
-    """Every range that the host has a unicast route to, default routes left out."""
-    found = []
-    for family in (rt.AF_INET, rt.AF_INET6):
-        for route in map(rt.route_of, host.dump(rt.route_dump(family))):
-            if route.destination and route.kind == rt.RTN_UNICAST:
-                found.append(ip_network((ip_address(route.destination), route.prefix), strict=False))
-    return found
-
-
-def read_facts() -> Facts:
-    """What the host says of itself."""
-    return Facts(
-        ipv6=_sysctl("net/ipv6/conf/all/disable_ipv6") == "0",
-        bridge_filter="1" in (_sysctl(f"net/bridge/bridge-nf-call-{t}tables") for t in ("ip", "ip6")),
-    )
-
-
-def _sysctl(path: str) -> str:
-    try:
-        with open(f"/proc/sys/{path}") as file:
-            return file.read().strip()
-    except OSError:  # not there: the kernel lacks the feature
-        return ""

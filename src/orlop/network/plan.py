@@ -21,10 +21,15 @@ DEFAULT_TAG_OF = "/var/lib/orlop/networks"
 
 
 class Facts(msgspec.Struct, frozen=True):
-    """What planning must know of the host. `bridge_filter`: br_netfilter shows bridged packets to the firewall."""
+    """What planning must know of the host.
+
+    `bridge_filter`: br_netfilter shows bridged packets to the firewall. `advertised`: devices with routes from router
+    advertisements, which the host would no longer accept there once it forwards.
+    """
 
     ipv6: bool = True
     bridge_filter: bool = False
+    advertised: tuple[str, ...] = ()
 
 
 class _Step(msgspec.Struct, frozen=True):
@@ -187,13 +192,13 @@ def _bridge_steps(network: Network, facts: Facts) -> tuple[Step, ...]:
     versions = {ip_network(s.subnet).version for s in subnets}
     return (
         MakeBridge(network.device, mac_for(subnets[0].gateway), network.mtu),
-        *(s for v in sorted(versions) for s in _sysctls(network, v)),
+        *(s for v in sorted(versions) for s in _sysctls(network, v, facts)),
         *(AddAddress(network.device, f"{s.gateway}/{prefix[s.subnet]}") for s in subnets),
         LinkUp(network.device),
     )
 
 
-def _sysctls(network: Network, family: int) -> tuple[Step, ...]:
+def _sysctls(network: Network, family: int, facts: Facts) -> tuple[Step, ...]:
     device = network.device
     if family == IPv6:
         own: tuple[Step, ...] = (
@@ -202,7 +207,8 @@ def _sysctls(network: Network, family: int) -> tuple[Step, ...]:
             # else the bridge's link-local address, which neighbour discovery needs, is useless for two seconds
             Sysctl(f"net/ipv6/conf/{device}/accept_dad", "0"),
         )
-        return own if network.internal else (*own, Sysctl("net/ipv6/conf/all/forwarding", "1"))
+        keep = (Sysctl(f"net/ipv6/conf/{name}/accept_ra", "2") for name in facts.advertised)
+        return own if network.internal else (*own, *keep, Sysctl("net/ipv6/conf/all/forwarding", "1"))
     # the answers to what 127.0.0.1 sent to a published port come back over the bridge
     return (
         ()

@@ -1,0 +1,58 @@
+"""Ask the host what planning must know of it."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+from orlop.network.plan import Facts
+from orlop.sys.netlink import Netlink
+from orlop.wire import rtnetlink as rt
+
+RESOLV_CONF = Path("/etc/resolv.conf")
+# systemd-resolved's list of the real nameservers; resolv.conf then names its stub on loopback alone
+RESOLVED_RESOLV_CONF = Path("/run/systemd/resolve/resolv.conf")
+_STUB = "127.0.0.53"
+
+
+def read_facts(host: Netlink) -> Facts:
+    ipv6 = _sysctl("net/ipv6/conf/all/disable_ipv6") == "0"
+    return Facts(
+        ipv6=ipv6,
+        bridge_filter="1" in (_sysctl(f"net/bridge/bridge-nf-call-{t}tables") for t in ("ip", "ip6")),
+        advertised=_advertised(host) if ipv6 and _sysctl("net/ipv6/conf/all/forwarding") == "0" else (),
+    )
+
+
+def read_resolv_conf() -> str:
+    """The host's resolver configuration, the one behind systemd-resolved's stub where that is in use."""
+    text = _text(RESOLV_CONF)
+    servers = [line.split()[1:2] for line in text.splitlines() if line.startswith("nameserver")]
+    return _text(RESOLVED_RESOLV_CONF) or text if servers == [[_STUB]] else text
+
+
+def _advertised(host: Netlink) -> tuple[str, ...]:
+    """Devices over which the host has routes that a router advertised."""
+    routes = map(rt.route_of, host.dump(rt.route_dump(rt.AF_INET6)))
+    names = {_name(route.oif) for route in routes if route.protocol == rt.RTPROT_RA and route.oif}
+    return tuple(sorted(name for name in names if _sysctl(f"net/ipv6/conf/{name}/accept_ra") == "1"))
+
+
+def _name(index: int) -> str:
+    try:
+        return socket.if_indextoname(index)
+    except OSError:  # gone in the meantime
+        return os.devnull
+
+
+def _sysctl(path: str) -> str:
+    return _text(Path("/proc/sys") / path).strip()
+
+
+def _text(path: Path) -> str:
+    """The file's content, or "" where it is missing: the kernel lacks the feature, the program is not in use."""
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""

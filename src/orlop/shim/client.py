@@ -50,30 +50,30 @@ class ShimClient:
 
     def attach(self, stdin: bool = False, output: bool = True) -> None:
         """Receive all output from now on, and announce whether `send_stdin` will be used (see --stdin-once)."""
-        self._request(frames.encode_attach(stdin, output))
+        self.request(frames.encode_attach(stdin, output))
 
     def signal(self, number: int) -> None:
         """Signal the container's first process. Raises FailedPrecondition when it has ended."""
-        self._request(frames.encode_signal(number))
+        self.request(frames.encode_signal(number))
 
     def resize(self, rows: int, columns: int) -> None:
         """Set the terminal's size; the kernel sends SIGWINCH to its foreground processes."""
-        self._request(frames.encode_resize(rows, columns))
+        self.request(frames.encode_resize(rows, columns))
 
     def own(self) -> None:
         """Take care of the container's end: the shim does not run its on-exit program if `done` follows."""
-        self._request(frames.encode(frames.OWN))
+        self.request(frames.encode(frames.OWN))
 
     def done(self) -> None:
         """Everything that on-exit would do has been done. A shim that has left meanwhile (it waits ten seconds) has
         run on-exit instead, which finds nothing to do."""
         try:
-            self._request(frames.encode(frames.DONE))
+            self.request(frames.encode(frames.DONE))
         except Unavailable:
             pass
 
     def status(self) -> State:
-        return frames.decode_state(self._request(frames.encode(frames.STATUS), frames.STATE))
+        return frames.decode_state(self.request(frames.encode(frames.STATUS), frames.STATE))
 
     def exec_detached(
         self,
@@ -105,7 +105,7 @@ class ShimClient:
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
             if not _readable(self._socket, left):
                 return None
-            self._collect(keep=False)
+            self._collect()
         return self._ended
 
     # --- streams
@@ -114,6 +114,15 @@ class ShimClient:
         """Send encoded frames. Raises Unavailable when the shim is gone."""
         try:
             self._socket.sendall(data)
+        except OSError as error:
+            raise self._gone() from error
+
+    def send_some(self, data: bytes) -> int:
+        """Send what the socket takes without waiting; how many bytes that was."""
+        try:
+            return self._socket.send(data, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return 0
         except OSError as error:
             raise self._gone() from error
 
@@ -144,7 +153,8 @@ class ShimClient:
 
     # --- answers
 
-    def _request(self, data: bytes, wanted: int = frames.OK) -> Frame:
+    def request(self, data: bytes, wanted: int = frames.OK) -> Frame:
+        """Send an encoded frame and wait for its answer; ERROR is raised as FailedPrecondition."""
         self.send(data)
         return self._answer(wanted)
 
@@ -166,7 +176,7 @@ class ShimClient:
                 answers.append(frame)
         return answers
 
-    def _collect(self, keep: bool) -> None:
+    def _collect(self) -> None:
         try:
             received = self._recv()
         except Unavailable:

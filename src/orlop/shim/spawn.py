@@ -119,11 +119,12 @@ def _arguments(
     if log is not None:
         arguments += ["--log", log.path, "--log-max-size", str(log.max_size), "--log-max-files", str(log.max_files)]
     if tty:
-        arguments += ["--tty", "0x0" if tty is True else "{}x{}".format(*tty)]
+        rows, columns = tty if isinstance(tty, tuple) else (0, 0)
+        arguments += ["--tty", f"{rows}x{columns}"]
     if stdin:
         arguments.append("--stdin-once" if stdin_once else "--stdin")
     if owner is not None:
-        arguments += ["--owner", "{}:{}".format(*owner)]
+        arguments += ["--owner", f"{owner[0]}:{owner[1]}"]
     return [*arguments, "--oom", oom_events] if oom_events else arguments
 
 

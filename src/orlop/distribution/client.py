@@ -32,7 +32,7 @@ from orlop.spec.image import Descriptor
 from orlop.spec.reference import Reference
 
 _MAX_LIST = 4 << 20  # bytes of one page of tags
-_MAX_TAGS = 1_000_000
+_MAX_PAGES = 2000
 _NEXT = re.compile(r'\s*<([^>]*)>\s*;\s*rel="?next"?')
 
 
@@ -136,16 +136,16 @@ class Registry:
         tags: list[str] = []
         url = remote.path(endpoint, "tags/list?n=1000")
         what = f"tag list of {remote.reference.familiar_name}"
-        while url and len(tags) <= _MAX_TAGS:
-            asked = remote.asked(what, endpoint)
+        asked = remote.asked(what, endpoint)
+        for _ in range(_MAX_PAGES):
             response = self._session.request(endpoint, "GET", url, asked, scopes=remote.scopes("pull"))
             link = response.headers.get("Link", "")
             page = decode(read_whole(response, _MAX_LIST, what, endpoint.authority), _Tags, what).tags or ()
-            tags += page
+            tags += (clean(tag, 128) for tag in page)
             url = self._next(endpoint, link) if page else ""
-        if len(tags) > _MAX_TAGS:
-            raise ResourceExhausted(f"{what}: more than {_MAX_TAGS} tags")
-        return [clean(tag, 128) for tag in tags]
+            if not url:
+                return tags
+        raise ResourceExhausted(f"{what}: more than {_MAX_PAGES} pages")
 
     def _next(self, endpoint: Endpoint, link: str) -> str:
         """The URL of the next page (RFC 8288), on the same host or nowhere."""

@@ -12,7 +12,6 @@ from http import HTTPStatus
 import msgspec
 
 from orlop.spec.errors import (
-    DeadlineExceeded,
     FailedPrecondition,
     InvalidArgument,
     NotFound,
@@ -25,9 +24,6 @@ from orlop.spec.errors import (
 MAX_ERROR_BODY = 64 << 10  # bytes of an error document that are looked at
 _MAX_WORDS = 200
 
-# Statuses after which the same request may succeed a little later
-RETRIED_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
-
 
 class Asked(msgspec.Struct, frozen=True):
     """What was asked of whom, for messages: `what` is `manifest redis:7`, `name` the repository, `action` pull or
@@ -39,16 +35,20 @@ class Asked(msgspec.Struct, frozen=True):
     action: str = "pull"
 
 
-class Interrupted(Unavailable):
-    """The connection broke; trying again is sensible."""
-
-
-class Throttled(Unavailable):
-    """The registry wants fewer requests. `retry_after` is what it said, in seconds, or None."""
+class Transient(Unavailable):
+    """The same may well succeed a little later; `retry_after` is when the registry says so, in seconds, or None."""
 
     def __init__(self, message: str, retry_after: float | None = None) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class Interrupted(Transient):
+    """The connection broke."""
+
+
+class Throttled(Transient):
+    """The registry wants fewer requests."""
 
 
 class Unauthorized(PermissionDenied):
@@ -83,14 +83,15 @@ _LINES: dict[int, tuple[type[OrlopError], str]] = {
     404: (NotFound, "{what} not found in registry {host}{said}"),
     405: (FailedPrecondition, "registry {host} does not allow this for {what}{said}"),
     406: (NotFound, "registry {host} has no form of {what} that is understood here{said}"),
-    408: (DeadlineExceeded, "registry {host} gave up waiting for the request for {what}{said}"),
+    408: (Transient, "registry {host} gave up waiting for the request for {what}{said}"),
     413: (ResourceExhausted, "registry {host} refuses {what}: too large{said}"),
     416: (Unavailable, "registry {host} refuses the range asked for of {what}{said}"),
+    425: (Transient, "registry {host} is not ready for {what}{said}"),
     429: (Throttled, "registry {host} limits the rate of requests{wait}{said}"),
     507: (ResourceExhausted, "registry {host} has no space left for {what}{said}"),
 }
 _CLIENT_ERROR = (InvalidArgument, "registry {host} refuses {what}: {status}{said}")
-_SERVER_ERROR = (Unavailable, "registry {host} failed on {what}: {status}{said}")
+_SERVER_ERROR = (Transient, "registry {host} failed on {what}: {status}{said}")
 _STRANGE = (Unavailable, "registry {host} answered {what} with an unexpected {status}{said}")
 
 
@@ -107,7 +108,7 @@ def from_status(status: int, headers: Mapping[str, str], body: bytes, asked: Ask
         said=said(body, headers.get("Content-Type", "")),
         wait=f", asks to wait {delay:g} s" if delay is not None else "",
     )
-    return Throttled(text, delay) if kind is Throttled else kind(text)
+    return kind(text, delay) if issubclass(kind, Transient) else kind(text)
 
 
 def _by_hundred(status: int) -> tuple[type[OrlopError], str]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import closing
 from urllib.parse import quote, urlencode
 
-from orlop.distribution.errors import Interrupted
+from orlop.distribution.errors import Transient
 from orlop.distribution.hosts import Endpoint
 from orlop.distribution.session import Progress, Remote
 from orlop.distribution.transport import Response, Stream, Upload, discard, redirected
@@ -44,10 +44,10 @@ def push_blob(
             state = _upload(remote, endpoint, descriptor, source, mount_from, chunk, tell)
             tell(descriptor.digest, descriptor.size, descriptor.size, state)
             return state
-        except Interrupted:
+        except Transient as error:
             # A half-received upload stays with the server, which clears it up; a fresh one is sure to be whole.
             tell(descriptor.digest, 0, descriptor.size, "retrying")
-            if not remote.session.retry.wait(attempt):
+            if not remote.session.retry.wait(attempt, error.retry_after):
                 raise
             attempt += 1
 
@@ -113,6 +113,7 @@ def _begin(remote: Remote, endpoint: Endpoint, descriptor: Descriptor, mount_fro
             scopes=remote.scopes(_ACTIONS, *mount_from),
             accepted=(201, 202),
             body=b"",
+            repeat=False,
         )
         discard(response)
         if response.status == 201 or path == (mount_from or ("",))[-1]:
@@ -180,6 +181,7 @@ def _send(
         accepted=accepted,
         headers=headers or {"Content-Type": "application/octet-stream"},
         body=body,
+        repeat=False,
     )
     discard(response)
     return response

@@ -11,11 +11,9 @@ import msgspec
 from orlop.distribution.auth import Authorizer
 from orlop.distribution.errors import (
     MAX_ERROR_BODY,
-    RETRIED_STATUSES,
     Asked,
-    Interrupted,
+    Transient,
     from_status,
-    retry_after,
 )
 from orlop.distribution.hosts import Endpoint
 from orlop.distribution.transport import Response, Transport, Upload, discard
@@ -70,26 +68,24 @@ class Session(msgspec.Struct, frozen=True):
         accepted: Collection[int] = (200,),
         headers: Mapping[str, str] | None = None,
         body: bytes | Upload | None = None,
+        repeat: bool = True,
     ) -> Response:
         """An answer whose status is `accepted`, its body unread; anything else is raised as what it means.
 
-        `url` is absolute, or an API path that begins with `/`.
+        `url` is absolute, or an API path that begins with `/`. What is `Transient` is tried again, unless `repeat` is
+        false: a step of an upload has an effect that must not come twice.
         """
         target = self.transport.url(endpoint, url) if url.startswith("/") else url
         attempt = 0
         while True:
-            wanted: float | None = None
             try:
                 response = self._authorized(endpoint, method, target, asked, scopes, headers or {}, body)
                 if response.status in accepted:
                     return response
-                error = _refusal(response, asked)
-                wanted = retry_after(response.headers.get("Retry-After", ""))
-                again = response.status in RETRIED_STATUSES
-            except Interrupted as interrupted:
-                error, again = interrupted, True
-            if not again or not self.retry.wait(attempt, wanted):
-                raise error
+                raise _refusal(response, asked)
+            except Transient as error:
+                if not repeat or not self.retry.wait(attempt, error.retry_after):
+                    raise
             attempt += 1
 
     def _authorized(

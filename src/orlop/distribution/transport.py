@@ -193,6 +193,8 @@ def _tls_for(endpoint: Endpoint, url: str) -> Tls:
 
 def _context(tls: Tls) -> ssl.SSLContext:
     if tls.skip_verify:
+        # It was asked for in a configuration file; urllib3 would say so again on standard error, at each connection.
+        urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE

@@ -748,6 +748,7 @@ static int op_Exit(const struct Exit *a) { _exit((int)a->code); }
 static int skipped(uint8_t skip, int error) {
   if (skip & SKIP_MISSING && (error == ENOENT || error == ENOTDIR)) return 1;
   if (skip & SKIP_DENIED && (error == EPERM || error == EACCES)) return 1;
+  if (skip & SKIP_EXISTS && error == EEXIST) return 1;
   return skip & SKIP_UNSUPPORTED && (error == ENOSYS || error == EOPNOTSUPP || error == EINVAL);
 }
 

@@ -5,6 +5,7 @@
 #define SKIP_MISSING 1
 #define SKIP_DENIED 2
 #define SKIP_UNSUPPORTED 4
+#define SKIP_EXISTS 8
 
 #define OP_Open 1
 #define OP_Close 2

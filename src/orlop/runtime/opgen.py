@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from orlop.runtime.optable import SKIP_DENIED, SKIP_MISSING, SKIP_UNSUPPORTED, TABLE, OpDef
+from orlop.runtime.optable import SKIP_DENIED, SKIP_EXISTS, SKIP_MISSING, SKIP_UNSUPPORTED, TABLE, OpDef
 
 _PYTHON = {
     "i32": "int", "u32": "int", "i64": "int", "u64": "int", "slot": "int", "str": "str", "bytes": "bytes",
@@ -63,6 +63,7 @@ def c_source() -> str:
         f"#define SKIP_MISSING {SKIP_MISSING}",
         f"#define SKIP_DENIED {SKIP_DENIED}",
         f"#define SKIP_UNSUPPORTED {SKIP_UNSUPPORTED}",
+        f"#define SKIP_EXISTS {SKIP_EXISTS}",
         "",
     ]
     lines += [f"#define OP_{op.name} {op.code}" for op in TABLE]

@@ -13,7 +13,7 @@ beneath the directory in slot `at`, so that no link in a container's file system
 path is the host's (or, after PivotRoot, the container's own).
 
 **Optional operations.** Every operation has a bit mask of failures that do not count (`skip`): SKIP_MISSING for ENOENT
-and ENOTDIR, SKIP_DENIED for EPERM and EACCES, SKIP_UNSUPPORTED for ENOSYS, EOPNOTSUPP and EINVAL. An operation that is
+and ENOTDIR, SKIP_DENIED for EPERM and EACCES, SKIP_UNSUPPORTED for ENOSYS, EOPNOTSUPP and EINVAL, SKIP_EXISTS for EEXIST. An operation that is
 skipped leaves its result slot empty; an operation that reads an empty slot does nothing.
 
 Field types: `i32 u32 i64 u64` little endian; `str` and `bytes` a u32 length, then the bytes (a str is followed by a
@@ -38,7 +38,7 @@ class OpDef(NamedTuple):
     fields: tuple[Field, ...]
 
 
-SKIP_MISSING, SKIP_DENIED, SKIP_UNSUPPORTED = 1, 2, 4
+SKIP_MISSING, SKIP_DENIED, SKIP_UNSUPPORTED, SKIP_EXISTS = 1, 2, 4, 8
 
 
 def _op(code: int, name: str, fields: str, doc: str) -> OpDef:

@@ -35,7 +35,7 @@ _RLIMITS = (
 ).split()
 _PRCTL = {1: "PR_SET_PDEATHSIG", 4: "PR_SET_DUMPABLE", 8: "PR_SET_KEEPCAPS", 36: "PR_SET_CHILD_SUBREAPER", 38: "PR_SET_NO_NEW_PRIVS"}
 _FSCONFIG = {0: "FSCONFIG_SET_FLAG", 1: "FSCONFIG_SET_STRING", 6: "FSCONFIG_CMD_CREATE"}
-_SKIPS = {1: "missing", 2: "denied", 4: "unsupported"}
+_SKIPS = {1: "missing", 2: "denied", 4: "unsupported", 8: "exists"}
 _NONE = (1 << 32) - 1
 
 # (operation, field): names of the bits, where a field is a set of flags

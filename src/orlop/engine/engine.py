@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -126,6 +129,17 @@ class Engine:
         from orlop.engine.run import run_captured
 
         return run_captured(self, image, command, stdin, timeout, options)
+
+    @contextmanager
+    def rootfs(self, container: str) -> Iterator[int]:
+        """A descriptor of a container's root file system, mounted nowhere: nothing of it can be left behind."""
+        from orlop.snapshots.detached import detached
+
+        fd = detached(self.snapshots.mounts(container))
+        try:
+            yield fd
+        finally:
+            os.close(fd)
 
     def close(self) -> None:
         """Close the database. The engine opens it again if it is used afterwards."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from orlop.engine import lifecycle, locks, settle
 from orlop.engine.records import Container
 from orlop.engine.steps import reached
-from orlop.engine.volumes import remove_tree
+from orlop.sys.tree import remove_tree
 from orlop.spec.errors import FailedPrecondition
 
 if TYPE_CHECKING:
@@ -42,8 +42,7 @@ def discard(engine: Engine, container: Container, volumes: bool = True) -> None:
     record = container.record
     if record.cgroup or record.networked or container.state in lifecycle.LIVE:
         settle.release(engine, container)
-    if engine.snapshots.exists(container.id):
-        engine.snapshots.remove(container.id)
+    engine.snapshots.remove(container.id)
     reached("remove.snapshot")
     engine.volumes.release(container.id, remove_anonymous=volumes)
     remove_tree(engine.paths.container(container.id))

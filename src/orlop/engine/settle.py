@@ -122,7 +122,7 @@ def _oom_killed(engine: Engine, container: Container) -> bool:
 def release(engine: Engine, container: Container) -> Container:
     """Give back the processes, network, cgroup and run directory of a container that has ended. Idempotent."""
     from orlop.cgroups import apply as cgroups
-    from orlop.engine.volumes import remove_tree
+    from orlop.sys.tree import remove_tree
 
     if container.record.cgroup:
         cgroups.kill(engine.cgroups, container.record.cgroup)

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from orlop.cgroups import apply as cgroups
 from orlop.engine import lifecycle, locks, settle
-from orlop.engine.bundle import Bundle, make_bundle
+from orlop.engine.bundle import Bundle, hosts_text, make_bundle
+from orlop.engine.config import NetworkRequest
+from orlop.engine.create import image_of
 from orlop.engine.records import Container
 from orlop.engine.steps import reached
-from orlop.runtime import compile as compiler
+from orlop.runtime.compile import TERMINAL_INHERITED, TERMINAL_NONE, CreateRequest, compile_create
 from orlop.runtime.host import probe_host
-from orlop.runtime.launch import LaunchFailed, follow, launch_program, prepare
+from orlop.runtime.launch import follow, launch_program, prepare
+from orlop.runtime.plan import Plan
 from orlop.shim.client import ShimClient
 from orlop.shim.spawn import start as start_shim
-from orlop.spec.errors import ContainerExit, OrlopError
+from orlop.spec.errors import OrlopError, exit_code
 
 if TYPE_CHECKING:
     from orlop.engine.engine import Engine
@@ -86,56 +90,110 @@ def _start(engine: Engine, container: Container, attach: bool, stdin: bool) -> S
 
 
 def _launch(engine: Engine, container: Container, bundle: Bundle, root: int, attach: bool, stdin: bool) -> Started:
-    host = probe_host()
-    request = compiler.CreateRequest(
-        id=container.id,
-        rootfs_slot=0,
-        netlink_slot=1 if bundle.networked else None,
-        seccomp=bundle.seccomp,
-        cgroup_procs=cgroups.procs_paths(engine.cgroups, container.record.cgroup),
-        terminal="inherit" if container.config.tty else "none",
-        parent_death_signal=9,
-    )
-    plan = compiler.compile_create(bundle.spec, host, request)
-    control, shim = start_shim(
-        container.id,
-        engine.paths.run(container.id),
-        prepare(plan, inherited=1),
-        launch_program(),
-        inherit=(root,),
-        log=bundle.log,
-        tty=container.config.tty,
-        stdin=container.config.open_stdin,
-        stdin_once=container.config.stdin_once,
-        on_exit=settle.on_exit_command(engine, container.id),
-    )
+    plan = compile_plan(engine, container, bundle)
+    program, encoded = launch_program(), prepare(plan, inherited=1)
+    try:
+        control, shim = start_shim(
+            container.id,
+            engine.paths.run(container.id),
+            encoded,
+            program,
+            inherit=(root,),
+            log=bundle.log,
+            tty=container.config.tty,
+            stdin=container.config.open_stdin,
+            stdin_once=container.config.stdin_once,
+            owner=_stream_owner(bundle),
+            on_exit=settle.on_exit_command(engine, container.id),
+            connect=attach,
+        )
+    finally:
+        os.close(program)
+        os.close(encoded)
     reached("start.shim")
-    client = ShimClient(engine.paths.run(container.id)) if attach else None
+    client = shim.client
     try:
         if client is not None:
-            client.own()
             client.attach(stdin=stdin)
-        follow(control, plan, _follower(engine, container, bundle))
+        with control:
+            launched = follow(control, plan, _on_sync(engine, container, bundle))
         reached("start.launched")
+        return Started(container=_running(engine, container, launched.pid), client=client)
     except BaseException:
         if client is not None:
             client.close()
         raise
-    finally:
-        os.close(control) if isinstance(control, int) else control.close()
-    return Started(container=_running(engine, container), client=client)
 
 
-def _running(engine: Engine, container: Container) -> Container:
-    state = settle.read_state(engine.paths.run(container.id))
+def compile_plan(engine: Engine, container: Container, bundle: Bundle) -> Plan:
+    """The launch plan of a container whose root file system is handed over in slot 0."""
+    request = CreateRequest(
+        id=container.id,
+        rootfs_slot=0,
+        netlink_slot=1 if bundle.networked else None,
+        seccomp=bundle.seccomp,
+        cgroup_procs=cgroups.procs_paths(engine.cgroups, cgroup_path(container)),
+        terminal=TERMINAL_INHERITED if container.config.tty else TERMINAL_NONE,
+        parent_death_signal=9,
+    )
+    return compile_create(bundle.spec, probe_host(), request)
+
+
+def _stream_owner(bundle: Bundle) -> tuple[int, int] | None:
+    process = bundle.spec.process
+    return (process.user.uid, process.user.gid) if process is not None else None
+
+
+def _on_sync(engine: Engine, container: Container, bundle: Bundle) -> Callable[[str, int, list[int]], None]:
+    """What this process does at the points where the helper waits: the network, once its namespace exists."""
+
+    def act(name: str, pid: int, fds: list[int]) -> None:
+        if name != "created" or not bundle.networked:
+            return
+        engine.containers.store.change(container.id, "", networked=True)
+        attachment = engine.networks.attach(container.id, _network_request(engine, container), pid, fds[0])
+        hosts = hosts_text(container.config, container.config.hostname or container.id[:12], attachment)
+        (engine.paths.container(container.id) / "hosts").write_text(hosts)
+        engine.containers.store.change(container.id, "", attachment=attachment)
+        reached("start.network")
+
+    return act
+
+
+def _network_request(engine: Engine, container: Container) -> NetworkRequest:
+    """The request, with the ports that the image exposes where all are to be published."""
+    request = container.config.network
+    if not request.publish_all:
+        return request
+    exposed = image_of(engine, container).config.defaults.exposed_ports or {}
+    return msgspec.structs.replace(request, expose=tuple(dict.fromkeys((*request.expose, *exposed))))
+
+
+def _running(engine: Engine, container: Container, pid: int) -> Container:
     container = engine.containers.store.change(
         container.id,
         "started",
         "start",
-        pid=state.pid,
-        pid_start_time=state.start_time,
+        pid=pid,
+        pid_start_time=locks.start_time(pid) or 0,
         started=time.time(),
         owner=None,
     )
     reached("start.running")
     return container
+
+
+def _undo(engine: Engine, container: Container, error: BaseException) -> None:
+    """A start that failed leaves a container that has ended, with the reason and Docker's exit code in its record."""
+    code = exit_code(error) if isinstance(error, OrlopError) else 128
+    cgroups.kill(engine.cgroups, container.record.cgroup)
+    failed = engine.containers.store.change(
+        container.id,
+        "start failed",
+        error=str(error),
+        exit_code=128 if code == 125 else code,
+        finished=time.time(),
+        owner=locks.this_process(),
+    )
+    settle.release(engine, failed)
+    engine.containers.store.change(container.id, "", owner=None)

@@ -13,6 +13,7 @@ from orlop.engine.names import random_id
 from orlop.engine.records import Volume
 from orlop.metadata.database import Database
 from orlop.spec.errors import FailedPrecondition, InvalidArgument, NotFound, Unimplemented, os_errors
+from orlop.sys.tree import remove_tree
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
 
@@ -128,14 +129,3 @@ class Volumes:
     def _volume(self, record: bytes) -> Volume:
         volume = msgspec.json.decode(record, type=Volume)
         return msgspec.structs.replace(volume, mountpoint=str(self.path(volume.name)))
-
-
-def remove_tree(path: Path) -> None:
-    """Remove a directory with all that is in it; a missing one is right. Never follows a link."""
-    import shutil
-
-    with os_errors(f"remove {path}"):
-        try:
-            shutil.rmtree(path)
-        except FileNotFoundError:
-            return

@@ -1,0 +1,87 @@
+"""`orlop run`: create, start, and stay with the container, or leave it alone with -d."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from orlop.cli.context import Context
+from orlop.cli.docker.container_flags import FLAGS, container_config
+from orlop.cli.flags import Options, Syntax, UsageError, many, switch, value
+from orlop.spec.errors import AlreadyExists, InvalidArgument
+
+if TYPE_CHECKING:
+    from orlop.engine.config import ContainerConfig
+    from orlop.engine.records import Container
+
+SYNTAX = Syntax(
+    "IMAGE [COMMAND] [ARG...]",
+    "Create and run a new container from an image",
+    (
+        *FLAGS,
+        many("-a --attach", "Attach to STDIN, STDOUT or STDERR"),
+        switch("-d --detach", "Run container in background and print container ID"),
+        value("--detach-keys", "Override the key sequence for detaching a container", "ctrl-p,ctrl-q"),
+        switch("--sig-proxy", "Proxy received signals to the process", default=True),
+    ),
+    least=1,
+    interspersed=False,
+)
+
+
+def main(options: Options, context: Context) -> int:
+    """Run a container. The exit status is the container's; 125, 126 and 127 as Docker has them."""
+    if options.detach and options.attach:
+        raise UsageError("conflicting options: -a and -d")
+    config = container_config(options)
+    if options.tty and options.interactive and not options.detach and not os.isatty(0):
+        raise UsageError("the input device is not a TTY")
+    foreground = not options.detach
+    config = msgspec.structs.replace(config, stdin_once=config.open_stdin and foreground)
+    _check_cidfile(options.cidfile)
+    container = context.engine.containers.create(config, options.pull, progress(options.quiet))
+    _write_cidfile(options.cidfile, container.id)
+    try:
+        if foreground:
+            from orlop.cli.docker.foreground import start_attached
+
+            return start_attached(context.engine, container, options)
+        started = context.engine.containers.start(container.id).container
+    except BaseException:
+        _clean_up(context, container, config)
+        raise
+    print(started.id)
+    return 0
+
+
+def _clean_up(context: Context, container: Container, config: ContainerConfig) -> None:
+    """A container with --rm that could not start is nobody's."""
+    if config.auto_remove:
+        context.engine.containers.remove(container.id, force=True, volumes=True)
+
+
+def progress(quiet: bool) -> object:
+    """What shows a pull on standard error, imported when the first layer reports."""
+    if quiet:
+        return None
+    from orlop.cli.docker.lazy_progress import LazyProgress
+
+    return LazyProgress(sys.stderr)
+
+
+def _check_cidfile(path: str) -> None:
+    if path and os.path.exists(path):
+        raise AlreadyExists(f"container ID file found, make sure the other container isn't running or delete {path}")
+
+
+def _write_cidfile(path: str, identifier: str) -> None:
+    if not path:
+        return
+    try:
+        with open(path, "x", encoding="ascii") as file:
+            file.write(identifier)
+    except OSError as error:
+        raise InvalidArgument(f"write container ID file {path}: {error.strerror}") from error

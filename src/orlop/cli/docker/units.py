@@ -1,0 +1,61 @@
+"""Sizes, durations and counts as Docker's users write and read them. Pure."""
+
+from __future__ import annotations
+
+import re
+
+from orlop.spec.errors import InvalidArgument
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([kmgtp]?)i?b?", re.ASCII)
+_POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4, "p": 5}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h)")
+_SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def parse_size(text: str, what: str) -> int:
+    """Bytes of `64m`, `1.5g`, `512` (powers of 1024). -1 stays -1: no limit."""
+    if text == "-1":
+        return -1
+    match = _SIZE.fullmatch(text.strip().lower())
+    if not match:
+        raise InvalidArgument(f"invalid size {text[:40]!r} for {what}: want a number with b, k, m or g")
+    return int(float(match[1]) * 1024 ** _POWERS[match[2]])
+
+
+def parse_duration(text: str, what: str) -> float:
+    """Seconds of `1m30s`, `1.5h`, `500ms`."""
+    if not text or "".join(m[0] for m in _DURATION.finditer(text)) != text:
+        raise InvalidArgument(f"invalid duration {text[:40]!r} for {what}: want a form like 10s or 1m30s")
+    return sum(float(number) * _SECONDS[unit] for number, unit in _DURATION.findall(text))
+
+
+def parse_integer(text: str, what: str) -> int:
+    """A whole number, in decimal."""
+    if not re.fullmatch(r"-?\d{1,19}", text, re.ASCII):
+        raise InvalidArgument(f"invalid argument {text[:40]!r} for {what}: want a whole number")
+    return int(text)
+
+
+def human_size(size: float) -> str:
+    """`1.23MB`: powers of 1000, three or four digits, as Docker prints sizes."""
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if size < 1000 or unit == "TB":
+            return f"{size:.4g}{unit}" if size >= 999.5 else f"{size:.3g}{unit}"
+        size /= 1000
+    raise AssertionError
+
+
+def human_duration(seconds: float) -> str:
+    """`About an hour`, `3 weeks`: Docker's words for how long ago."""
+    seconds = int(seconds)
+    if seconds < 1:
+        return "Less than a second"
+    minutes, hours = seconds // 60, round(seconds / 3600)
+    for limit, text in (
+        (2, "1 second"), (60, f"{seconds} seconds"), (120, "About a minute"), (3600, f"{minutes} minutes"),
+        (5400, "About an hour"), (48 * 3600, f"{hours} hours"), (14 * 86400, f"{hours // 24} days"),
+        (60 * 86400, f"{hours // 24 // 7} weeks"), (2 * 365 * 86400, f"{hours // 24 // 30} months"),
+    ):  # fmt: skip
+        if seconds < limit:
+            return text
+    return f"{hours // 24 // 365} years"

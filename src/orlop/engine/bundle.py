@@ -1,0 +1,254 @@
+"""What a container is started from: its spec, made from its request, its image, and the facts of host and root."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from orlop.engine import oci, users
+from orlop.engine.config import ContainerConfig, MountRequest
+from orlop.engine.oci_facts import ContainerFacts, HostDevice
+from orlop.engine.oci_namespaces import hostname, own_network
+from orlop.engine.records import Container
+from orlop.network import files
+from orlop.network.records import Attachment
+from orlop.seccomp.cache import Program, program
+from orlop.shim.spawn import LogFile
+from orlop.spec.document import encode
+from orlop.spec.errors import FailedPrecondition, InvalidArgument, os_errors
+from orlop.spec.image import ImageConfig
+from orlop.spec.runtime import RuntimeSpec
+from orlop.sys.inroot import read_in_root
+
+if TYPE_CHECKING:
+    from orlop.engine.engine import Engine
+
+INIT_PROGRAM = os.path.join(os.path.dirname(os.path.dirname(__file__)), "_native", "orlop-init")
+
+
+class Bundle(msgspec.Struct, frozen=True, kw_only=True):
+    """`networked`: a network interface is to be made for it, in a namespace of its own."""
+
+    spec: RuntimeSpec
+    seccomp: Program | None
+    networked: bool
+    log: LogFile | None
+
+
+def make_bundle(engine: Engine, container: Container, root: int) -> Bundle:
+    """Compute the container's spec and write its files. `root` is a descriptor of its root file system."""
+    image = engine.images.by_id(container.record.image_id).config
+    config = with_image_volumes(container)
+    directory = engine.paths.container(container.id)
+    facts = _facts(engine, container, config, image, root)
+    _write_files(engine, container, facts, directory)
+    spec = oci.runtime_spec(config, image, facts)
+    with os_errors("write config.json of the container"):
+        (directory / "config.json").write_bytes(encode(spec))
+    seccomp = spec.linux.seccomp if spec.linux else None
+    return Bundle(
+        spec=spec,
+        seccomp=program(seccomp, engine.paths.state / "seccomp") if seccomp is not None else None,
+        networked=own_network(config) and config.network.mode != "none",
+        log=_log(container, directory),
+    )
+
+
+def with_image_volumes(container: Container) -> ContainerConfig:
+    """The request with a mount for each volume that the image declares and the container was given."""
+    asked = {_clean(m.target) for m in container.config.mounts}
+    extra = tuple(
+        MountRequest(type="volume", target=use.target, source=use.volume)
+        for use in container.record.volumes
+        if _clean(use.target) not in asked
+    )
+    return msgspec.structs.replace(container.config, mounts=container.config.mounts + extra)
+
+
+def identity(config: ContainerConfig, image: ImageConfig, root: int) -> users.Identity:
+    """Who the container's process is, by the image's own files."""
+    return users.resolve(
+        config.user or image.defaults.user,
+        read_in_root(root, "etc/passwd").decode("utf-8", "replace"),
+        read_in_root(root, "etc/group").decode("utf-8", "replace"),
+        config.groups,
+    )
+
+
+def _facts(
+    engine: Engine, container: Container, config: ContainerConfig, image: ImageConfig, root: int
+) -> ContainerFacts:
+    kernel = os.uname()
+    directory = engine.paths.container(container.id)
+    shared = {kind: _shared(engine, mode) for kind, mode in _modes(config).items()}
+    network = shared["net"]
+    home = engine.paths.container(network.id) if network else directory
+    return ContainerFacts(
+        id=container.id,
+        identity=identity(config, image, root),
+        root=str(engine.paths.snapshots),
+        cgroup_path=container.record.cgroup,
+        machine=kernel.machine,
+        kernel=_kernel(kernel.release),
+        processors=os.cpu_count() or 0,
+        available_capabilities=_bounding_set(),
+        cgroup_v2=engine.cgroups.mode == "v2",
+        hostname=_shared_hostname(config, network, kernel.nodename),
+        hosts_file=str(home / "hosts"),
+        hostname_file=str(home / "hostname"),
+        resolv_conf=str(home / "resolv.conf"),
+        shm=_shm(config, shared["ipc"]),
+        init_path=INIT_PROGRAM,
+        volumes={use.target: str(engine.volumes.path(use.volume)) for use in container.record.volumes},
+        network_namespace=_namespace(network, "net"),
+        pid_namespace=_namespace(shared["pid"], "pid"),
+        ipc_namespace=_namespace(shared["ipc"], "ipc"),
+        devices=_devices(config),
+    )
+
+
+def _modes(config: ContainerConfig) -> dict[str, str]:
+    return {"net": config.network.mode, "pid": config.pid_mode, "ipc": config.ipc_mode}
+
+
+def _shared(engine: Engine, mode: str) -> Container | None:
+    """The running container that `container:<ref>` names."""
+    kind, colon, ref = mode.partition(":")
+    if kind != "container" or not colon:
+        return None
+    other = engine.containers.get(ref)
+    if not other.running:
+        raise FailedPrecondition(f"cannot join container {other.name}: it is not running")
+    return other
+
+
+def _namespace(container: Container | None, kind: str) -> str:
+    return f"/proc/{container.record.pid}/ns/{kind}" if container else ""
+
+
+def _shm(config: ContainerConfig, other: Container | None) -> str:
+    if other is not None:
+        return f"/proc/{other.record.pid}/root/dev/shm"
+    return "/dev/shm" if config.ipc_mode == "host" else ""
+
+
+def _shared_hostname(config: ContainerConfig, network: Container | None, host: str) -> str:
+    if network is not None:
+        return network.config.hostname or network.id[:12]
+    return host if config.network.mode == "host" or config.uts_mode == "host" else ""
+
+
+def _kernel(release: str) -> tuple[int, int]:
+    major, minor = release.split(".")[:2]
+    return int(major), int("".join(c for c in minor if c.isdigit()) or 0)
+
+
+def _bounding_set() -> int:
+    with open("/proc/self/status", encoding="ascii", errors="replace") as file:
+        return next(int(line.split()[1], 16) for line in file if line.startswith("CapBnd:"))
+
+
+def _devices(config: ContainerConfig) -> tuple[HostDevice, ...]:
+    """The nodes for --device, and with --privileged every node of the host."""
+    found: dict[str, HostDevice] = {}
+    if config.privileged:
+        found |= {d.path: d for d in _walk("/dev", "/dev", "rwm", skip=("pts", "shm", "mqueue", "fd", "console"))}
+    for request in config.limits.devices:
+        if not os.path.exists(request.source):
+            raise InvalidArgument(f"error gathering device information: {request.source}: no such device")
+        nodes = list(_walk(request.source, request.target, request.access))
+        if not nodes:
+            raise InvalidArgument(f"error gathering device information: {request.source}: not a device node")
+        found |= {d.path: d for d in nodes}
+    return tuple(found.values())
+
+
+def _walk(source: str, target: str, access: str, skip: tuple[str, ...] = ()) -> list[HostDevice]:
+    info = os.stat(source)
+    if not stat.S_ISDIR(info.st_mode):
+        return [_node(info, target, access)] if stat.S_ISBLK(info.st_mode) or stat.S_ISCHR(info.st_mode) else []
+    found: list[HostDevice] = []
+    for name in sorted(os.listdir(source)):
+        path = f"{source}/{name}"
+        if name not in skip and not os.path.islink(path):
+            found += _walk(path, f"{target}/{name}", access)
+    return found
+
+
+def _node(info: os.stat_result, target: str, access: str) -> HostDevice:
+    return HostDevice(
+        path=target,
+        type="b" if stat.S_ISBLK(info.st_mode) else "c",
+        major=os.major(info.st_rdev),
+        minor=os.minor(info.st_rdev),
+        mode=stat.S_IMODE(info.st_mode),
+        uid=info.st_uid,
+        gid=info.st_gid,
+        access=access,
+    )
+
+
+def _write_files(engine: Engine, container: Container, facts: ContainerFacts, directory: Path) -> None:
+    """hosts, hostname and resolv.conf. Written in place where they exist: they are bound into running containers."""
+    config = container.config
+    if config.network.mode.startswith("container:"):
+        return
+    own = own_network(config)
+    name = hostname(config, facts)
+    resolv = files.resolv_conf(
+        _host_file("/etc/resolv.conf"),
+        nameservers=config.network.dns,
+        search=config.network.dns_search,
+        options=config.network.dns_options,
+        own_namespace=own,
+    )
+    hosts = hosts_text(config, name, None) if own else _host_hosts(config)
+    with os_errors("write the container's files"):
+        for file, text in (("hostname", files.hostname_file(name)), ("resolv.conf", resolv), ("hosts", hosts)):
+            (directory / file).write_text(text)
+            os.chmod(directory / file, 0o644)
+
+
+def hosts_text(config: ContainerConfig, name: str, attachment: Attachment | None) -> str:
+    """/etc/hosts, with the container's addresses once it has some."""
+    gateway = attachment.gateways[0] if attachment and attachment.gateways else ""
+    extra = config.network.extra_hosts
+    if not gateway:  # what needs the gateway comes when the network is there; --network none has none
+        extra = tuple(entry for entry in extra if not entry.endswith(files.HOST_GATEWAY))
+    return files.hosts_file(
+        name,
+        config.domainname,
+        attachment.addresses if attachment else (),
+        config.network.aliases,
+        extra,
+        gateway,
+    )
+
+
+def _host_hosts(config: ContainerConfig) -> str:
+    extra = files.hosts_file("", extra_hosts=config.network.extra_hosts, gateway="127.0.0.1")
+    own = [line for line in extra.splitlines() if line not in files.hosts_file("").splitlines()]
+    return _host_file("/etc/hosts") + "".join(f"{line}\n" for line in own)
+
+
+def _host_file(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read()
+    except FileNotFoundError:
+        return ""
+
+
+def _log(container: Container, directory: Path) -> LogFile | None:
+    log = container.config.log
+    if log.driver == "none":
+        return None
+    return LogFile(path=str(directory / "log.json"), max_size=max(0, log.max_size), max_files=log.max_files)
+
+
+def _clean(target: str) -> str:
+    return "/" + "/".join(part for part in target.split("/") if part not in ("", "."))

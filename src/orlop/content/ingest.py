@@ -124,16 +124,17 @@ class BlobWriter:
         self._finish(None)
 
     def close(self, error: BaseException | None = None) -> None:
-        """End without a commit; the partial is kept. Followers fail with `error`. After a commit this does nothing."""
+        """End without a commit; what has arrived is kept. Followers fail with `error`. After a commit this does
+        nothing."""
+        if not self._arrived:
+            self._remove_partial()
         if not self._done:
             self._finish(error or Aborted(f"blob {self.digest}: the download was given up"))
         self._release()
 
     def abort(self, error: BaseException | None = None) -> None:
         """End without a commit and remove the partial."""
-        with self._file:
-            if not self._stored and self._fd >= 0:
-                _ingest_path(self._root, self.digest).unlink(missing_ok=True)
+        self._remove_partial()
         self.close(error)
 
     def follow(self) -> Follower:
@@ -160,6 +161,11 @@ class BlobWriter:
     def _failed(self, error: OrlopError) -> OrlopError:
         self._finish(error)
         return error
+
+    def _remove_partial(self) -> None:
+        with self._file:
+            if not self._stored and self._fd >= 0:
+                _ingest_path(self._root, self.digest).unlink(missing_ok=True)
 
     def _release(self) -> None:
         with self._file:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _DIGEST = re.compile(r"(?:sha256:[0-9a-f]{64}|sha384:[0-9a-f]{96}|sha512:[0-9a-f]{128})")
 _HEX = re.compile(r"[0-9a-f]{1,64}")
+Rows = list[ImageRow]  # within `Images`, `list` is a method
 POLICIES = ("always", "missing", "never")
 
 
@@ -197,10 +198,10 @@ class Images:
     def _image(self, row: ImageRow) -> Image:
         return image_of(row, self.table.names(row.record.config_digest))
 
-    def _by_digest(self, digest: str) -> list[ImageRow]:
+    def _by_digest(self, digest: str) -> Rows:
         return self.table.by_digest(digest)
 
-    def _by_name(self, text: str) -> list[ImageRow]:
+    def _by_name(self, text: str) -> Rows:
         reference = _reference(text)
         if reference is None:
             return []
@@ -209,7 +210,7 @@ class Images:
         named = self.table.by_name(f"{reference.name}@{reference.digest}")
         return named or [row for row in self.table.all() if _is_digest_of(reference, row)]
 
-    def _by_id_prefix(self, hexes: str) -> list[ImageRow]:
+    def _by_id_prefix(self, hexes: str) -> Rows:
         rows = self.table.by_id_prefix(hexes)
         if len({row.record.config_digest for row in rows}) > 1:
             raise InvalidArgument(f"image id {hexes} is ambiguous: several images begin with it")

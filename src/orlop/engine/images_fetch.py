@@ -93,14 +93,20 @@ class Documents:
                 source.fetch_blob(reference, descriptor, writer)
                 writer.commit()
 
-    def find(self, target: Descriptor, wanted: Platform, what: str, asked: bool) -> Found:
-        """Follow `target` to the manifest for the platform `wanted`, and read its configuration."""
+    def find(
+        self, target: Descriptor, wanted: Platform, what: str, asked: bool = False, any_platform: bool = False
+    ) -> Found:
+        """Follow `target` to the manifest for the platform `wanted`, and read its configuration. `any_platform` takes
+        a manifest that is for another one; of an index, a fitting one is wanted all the same."""
         documents = [target.digest]
         descriptor = target
         for _ in range(_MAX_NESTING + 1):
             document = parse_manifest(self.read(descriptor, what), descriptor.media_type, what)
             if isinstance(document.value, Manifest):
-                return self._found(target, descriptor, document.value, wanted, what, asked, documents)
+                found = self._found(target, descriptor, document.value, what, documents)
+                if not any_platform:
+                    platforms.check_config(found.config, wanted, what, asked)
+                return found
             descriptor = platforms.choose(document.value, wanted, what)
             documents.append(descriptor.digest)
         raise InvalidArgument(f"{what}: indexes are nested more than {_MAX_NESTING} deep")
@@ -110,15 +116,12 @@ class Documents:
         target: Descriptor,
         descriptor: Descriptor,
         manifest: Manifest,
-        wanted: Platform,
         what: str,
-        asked: bool,
         documents: list[str],
     ) -> Found:
         if manifest.config.media_type not in CONFIG_TYPES:
             raise InvalidArgument(f"{what}: is no container image: its configuration is {manifest.config.media_type!r}")
         config = parse_config(self.read(manifest.config, what), f"{what}: configuration").value
-        platforms.check_config(config, wanted, what, asked)
         return Found(
             target=target,
             manifest=msgspec.structs.replace(descriptor, platform=config.platform),

@@ -141,10 +141,14 @@ def _requested(request: MountRequest, facts: ContainerFacts) -> Mount:
     return Mount(destination=target, type="bind", source=source, options=_bind_options(request, facts))
 
 
-def _bind_options(request: MountRequest, facts: ContainerFacts) -> tuple[str, ...]:
-    propagation = request.propagation or "rprivate"
-    if propagation not in _PROPAGATIONS:
+def check_propagation(propagation: str) -> None:
+    if propagation and propagation not in _PROPAGATIONS:
         raise InvalidArgument(f'invalid mount config for type "bind": invalid propagation {propagation[:32]!r}')
+
+
+def _bind_options(request: MountRequest, facts: ContainerFacts) -> tuple[str, ...]:
+    check_propagation(request.propagation)
+    propagation = request.propagation or "rprivate"
     options = ["rbind" if request.recursive else "bind", propagation]
     if request.read_only:
         # without `rro`, what is mounted beneath the source would stay writable

@@ -6,7 +6,7 @@ import re
 
 from orlop.engine import oci_security
 from orlop.engine.config import ContainerConfig, MountRequest, RestartPolicy
-from orlop.engine.oci_mounts import rootfs_propagation, target_of, tmpfs_options
+from orlop.engine.oci_mounts import check_propagation, target_of, tmpfs_options
 from orlop.engine.oci_namespaces import own_network, sysctls
 from orlop.engine.oci_process import environment, rlimit, working_directory
 from orlop.engine.oci_resources import check_limits
@@ -157,7 +157,6 @@ def _check_mounts(config: ContainerConfig) -> None:
             raise InvalidArgument(f"duplicate mount point: {target}")
         seen.add(target)
         _check_mount(request)
-    rootfs_propagation(config)
 
 
 def _check_mount(request: MountRequest) -> None:
@@ -181,6 +180,7 @@ def _check_mount(request: MountRequest) -> None:
         raise InvalidArgument(f"{what}: size, mode and options are for a tmpfs")
     if request.type != "bind" and request.propagation:
         raise InvalidArgument(f"{what}: propagation is for a bind mount")
+    check_propagation(request.propagation)
 
 
 def _check_process(config: ContainerConfig) -> None:

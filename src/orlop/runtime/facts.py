@@ -1,4 +1,4 @@
-"""What a plan depends on beside the configuration: facts of the host, found by `host.probe_host` and handed in. Pure."""
+"""What a plan depends on beside the configuration: facts of the host, found by `host.probe_host`. Pure."""
 
 from __future__ import annotations
 

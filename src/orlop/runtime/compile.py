@@ -1,0 +1,425 @@
+"""A configuration into the plan that makes its container. Pure: `compile_create(spec, host, request) -> Plan`.
+
+The first stage is still outside: it takes hold of what the container's own rights would not reach, joins namespaces,
+and clones the second stage into the new ones. That one furnishes the container in the order which the specification's
+hooks and the kernel ask for, becomes the container's user, and ends in execve.
+
+Sync points, at which the parent has something to do:
+
+    created   the namespaces are there: write id maps, attach the network; with the netlink socket if one is asked for
+    hooks     before the root changes: run prestart and createRuntime hooks (only where there are any)
+    console   with the terminal's master (only with `terminal="sync"`)
+    seccomp   with the listener (only where a rule notifies)
+    ready     all is done but start (only with `await_start_slot`)
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Iterator
+from typing import Literal
+
+import msgspec
+
+from orlop.runtime import compile_checks, compile_mounts, compile_process
+from orlop.runtime.compile_console import console_steps, opened_outside
+from orlop.runtime.compile_devices import device_steps
+from orlop.runtime.compile_exec import ExecRequest, compile_exec
+from orlop.runtime.compile_layout import (
+    AT_EMPTY_PATH,
+    AT_RECURSIVE,
+    CGROUP2_MAGIC,
+    CGROUP_MAGIC,
+    NONE,
+    O_CLOEXEC,
+    O_PATH,
+    OPEN_TREE_CLONE,
+    PROC_MAGIC,
+    Layout,
+    layout,
+)
+from orlop.runtime.compile_mounts import Prepared, clean
+from orlop.runtime.compile_process import Filter
+from orlop.runtime.compile_sysctl import sysctl_steps
+from orlop.runtime.facts import Host
+from orlop.runtime.mount_options import ATTR_RDONLY
+from orlop.runtime.namespaces import FLAGS, NSFS_MAGIC, Namespaces, flags, namespaces
+from orlop.runtime.ops import (
+    AwaitStart,
+    Chroot,
+    Clone,
+    Close,
+    Dup,
+    Groups,
+    Hook,
+    Keyring,
+    LinkUp,
+    Mask,
+    Mkdir,
+    MountSetattr,
+    MoveMount,
+    MoveRoot,
+    Op,
+    Open,
+    OpenTree,
+    PivotRoot,
+    SetDomainname,
+    SetHostname,
+    SetIds,
+    Setns,
+    Setsid,
+    Socket,
+    Sync,
+    Unshare,
+    WriteFile,
+)
+from orlop.runtime.optable import SKIP_MISSING, SKIP_UNSUPPORTED
+from orlop.runtime.plan import Plan, Stage, Step
+from orlop.spec.document import encode
+from orlop.spec.errors import FailedPrecondition
+from orlop.spec.runtime import Hook as HookSpec
+from orlop.spec.runtime import IDMapping, Linux, Process, RuntimeSpec, State
+
+__all__ = ["CreateRequest", "ExecRequest", "Terminal", "compile_create", "compile_exec"]
+
+_AF_NETLINK, _SOCK_RAW, _NETLINK_ROUTE = 16, 3, 0
+# none: three plain streams. inherit: they are a terminal that the parent made. socket: one is made inside, and its
+# master sent over `console_slot`. sync: the master is handed to the parent at Sync("console").
+Terminal = Literal["none", "inherit", "socket", "sync"]
+
+
+class CreateRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """What a caller wants beside the configuration.
+
+    Slots are those of descriptors that the caller hands over (`inherit` of `launch`, in order), except `netlink_slot`,
+    which the plan fills with a socket in the container's network namespace and hands to the parent at Sync("created").
+
+    `bundle` is the absolute directory that relative paths start from. `rootfs_slot` is a detached mount to take as the
+    root instead of root.path. `seccomp` is the assembled program, needed where linux.seccomp is there. `cgroup_procs`
+    are the files of all hierarchies to join through; their directories must exist. `preserve` are slots that stay open
+    in the process, as 3, 4, ... `idmaps` are slots of user namespaces for mapped mounts, by `compile_mounts.idmap_key`.
+    `clamp` lowers limits and the OOM score to what this host lets us set, where that is less than asked for.
+    """
+
+    id: str
+    bundle: str = ""
+    rootfs_slot: int | None = None
+    netlink_slot: int | None = None
+    seccomp: Filter | None = None
+    cgroup_procs: tuple[str, ...] = ()
+    terminal: Terminal = "none"
+    console_slot: int | None = None
+    await_start_slot: int | None = None
+    parent_death_signal: int = 0
+    preserve: tuple[int, ...] = ()
+    idmaps: dict[str, int] = {}
+    pivot: bool = True
+    keyring: bool = True
+    clamp: bool = False
+
+
+class _Context(msgspec.Struct, frozen=True):
+    """All that the parts below look at."""
+
+    spec: RuntimeSpec
+    linux: Linux
+    process: Process
+    host: Host
+    request: CreateRequest
+    namespaces: Namespaces
+    slots: Layout
+    mounts: tuple[Prepared, ...]
+
+    @property
+    def user_namespace(self) -> bool:
+        return "user" in self.namespaces
+
+    @property
+    def joins_outside(self) -> bool:
+        """Whether the first stage enters the control groups: later their files are out of reach, or not ours.
+
+        Otherwise the container's process does, so that the helper never counts against a limit of processes.
+        """
+        return self.user_namespace or "mount" in self.namespaces.joined
+
+    @property
+    def own_mounts(self) -> bool:
+        return "mount" in self.namespaces
+
+    @property
+    def root_path(self) -> str | None:
+        """Where the root is to be copied from, unless it was handed in."""
+        if self.request.rootfs_slot is not None:
+            return None
+        assert self.spec.root is not None
+        return posixpath.normpath(posixpath.join(self.request.bundle, self.spec.root.path))
+
+
+def compile_create(spec: RuntimeSpec, host: Host, request: CreateRequest) -> Plan:
+    """The plan for a new container.
+
+    Raises InvalidArgument for what is wrong in the configuration, FailedPrecondition for what this host can't do, and
+    Unimplemented for what Orlop can't do yet; each names the field by its JSON path.
+    """
+    compile_checks.check(spec, host, request.bundle)
+    context = _context(spec, host, request)
+    return Plan(
+        (
+            Stage("outside", tuple(_outside(context))),
+            Stage("container", tuple(_inside(context))),
+        )
+    )
+
+
+def _context(spec: RuntimeSpec, host: Host, request: CreateRequest) -> _Context:
+    linux = spec.linux or Linux()
+    spec = msgspec.structs.replace(spec, linux=linux)
+    assert spec.process is not None
+    if linux.seccomp is not None and request.seccomp is None:
+        raise FailedPrecondition("linux.seccomp: the request brings no assembled program for it")
+    found = namespaces(linux)
+    slots = layout(
+        request.rootfs_slot,
+        request.netlink_slot,
+        request.console_slot,
+        request.await_start_slot,
+        *request.preserve,
+        *request.idmaps.values(),
+    )
+    mounts = compile_mounts.prepare(spec, request.bundle, slots, "user" in found, request.idmaps)
+    return _Context(spec, linux, spec.process, host, request, found, slots, mounts)
+
+
+# --- outside
+
+
+def _outside(c: _Context) -> Iterator[Step]:
+    yield from compile_process.outside_steps(c.process, c.host, c.user_namespace, c.request.clamp)
+    for offset, (name, path) in enumerate(c.namespaces.joined.items()):
+        yield Step(Open(c.slots.namespaces + offset, NONE, path, O_CLOEXEC, 0, NSFS_MAGIC), _namespace(name, path))
+    if c.joins_outside:
+        yield from _cgroups(c)
+    yield from _time(c)
+    if c.own_mounts:
+        if c.user_namespace and c.root_path is not None:
+            op = OpenTree(c.slots.root, NONE, c.root_path, OPEN_TREE_CLONE | AT_RECURSIVE)
+            yield Step(op, f"root.path ({c.root_path})")
+        yield from compile_mounts.open_sources(c.mounts)
+        if c.request.terminal == "inherit":
+            yield from opened_outside(c.slots)
+    yield from _join(c)
+    late = {"time"} | (set() if c.joins_outside else {"cgroup"})
+    yield Step(Clone(flags(c.namespaces.new - late), NONE), "linux.namespaces")
+
+
+def _namespace(name: str, path: str) -> str:
+    return f"linux.namespaces ({name} at {path})"
+
+
+def _join(c: _Context) -> Iterator[Step]:
+    """Join namespaces, the user namespace last: with root's rights outside the others can be joined whoever owns
+    them. Without those it comes first, and gives the rights over those it owns."""
+    order = list(enumerate(c.namespaces.joined.items()))
+    order.sort(key=lambda item: (item[1][0] == "user") == (c.host.uid == 0))
+    for offset, (name, path) in order:
+        yield Step(Setns(c.slots.namespaces + offset, FLAGS[name]), _namespace(name, path))
+
+
+def _cgroups(c: _Context) -> Iterator[Step]:
+    for path in c.request.cgroup_procs:
+        unified = bool(c.host.cgroups.unified) and path.startswith(c.host.cgroups.unified + "/")
+        yield Step(WriteFile(NONE, path, 0, CGROUP2_MAGIC if unified else CGROUP_MAGIC, b"0"), "linux.cgroupsPath")
+
+
+def _time(c: _Context) -> Iterator[Step]:
+    """Offsets can be set only while no process is in the namespace: it is made for children, of which the container's
+    process is the first."""
+    if "time" not in c.namespaces.new:
+        return
+    yield Step(Unshare(FLAGS["time"]), "linux.namespaces (time)")
+    if c.linux.time_offsets:
+        lines = (f"{clock} {offset.secs} {offset.nanosecs}\n" for clock, offset in c.linux.time_offsets.items())
+        op = WriteFile(NONE, "/proc/self/timens_offsets", 0, PROC_MAGIC, "".join(lines).encode())
+        yield Step(op, "linux.timeOffsets")
+
+
+# --- inside
+
+
+def _inside(c: _Context) -> Iterator[Step]:
+    yield from _created(c)
+    yield from _own_identity(c)
+    yield from _isolation(c)
+    yield from _file_system(c)
+    yield from _kernel(c)
+    yield from _hooks(c)
+    yield from _enter_root(c)
+    yield from compile_process.process_steps(
+        c.process,
+        c.linux,
+        c.host,
+        c.slots,
+        filter_=c.request.seccomp if c.linux.seccomp is not None else None,
+        user_namespace=c.user_namespace,
+        death_signal=c.request.parent_death_signal,
+        clamp=c.request.clamp,
+        init=True,
+    )
+    yield from _start(c)
+
+
+def _created(c: _Context) -> Iterator[Step]:
+    fds: tuple[int, ...] = ()
+    if c.request.netlink_slot is not None:
+        op = Socket(c.request.netlink_slot, _AF_NETLINK, _SOCK_RAW | O_CLOEXEC, _NETLINK_ROUTE)
+        yield Step(op, "linux.namespaces (network)")
+        fds = (c.request.netlink_slot,)
+    yield Step(Sync("created", fds), "runtime")
+
+
+def _own_identity(c: _Context) -> Iterator[Step]:
+    """In a user namespace: become its root, as soon as the parent has written the maps."""
+    if not c.user_namespace:
+        return
+    origin = "linux.uidMappings" if "user" in c.namespaces.new else "linux.namespaces (user)"
+    yield Step(SetIds(_first(c.linux.uid_mappings), _first(c.linux.gid_mappings)), origin)
+    yield Step(Groups(()), origin)
+
+
+def _first(mappings: tuple[IDMapping, ...]) -> int:
+    """0 where it is mapped, else the lowest id that is; 0 for a namespace whose maps are not known."""
+    return min((mapping.container_id for mapping in mappings), default=0)
+
+
+def _isolation(c: _Context) -> Iterator[Step]:
+    if not c.joins_outside:
+        yield from _cgroups(c)
+        if "cgroup" in c.namespaces.new:
+            yield Step(Unshare(FLAGS["cgroup"]), "linux.namespaces (cgroup)")
+    yield Step(Setsid(), "process")
+    if c.request.keyring:
+        yield Step(Keyring(f"_ses.{c.request.id}"), "process", SKIP_UNSUPPORTED)
+    if "network" in c.namespaces.new:
+        yield Step(LinkUp("lo"), "linux.namespaces (network)")
+    yield from compile_process.label_steps(c.process)
+
+
+def _file_system(c: _Context) -> Iterator[Step]:
+    """The root with all that is mounted and made in it, before it becomes the root."""
+    if not c.own_mounts:
+        assert c.root_path is not None
+        yield Step(Open(c.slots.root, NONE, c.root_path, O_PATH, 0, 0), f"root.path ({c.root_path})")
+        yield from console_steps(c.process, c.slots, c.request.terminal, c.request.console_slot, mounts=False)
+        return
+    yield from compile_mounts.root_steps(c.spec, c.slots, None if c.user_namespace else c.root_path)
+    for item in c.mounts:
+        if item.control_groups:
+            yield from _cgroup_mount(c, item)
+        else:
+            yield from compile_mounts.mount_steps(item, c.slots, slave=not _shared_root(c))
+    if not _own_dev(c):
+        yield from device_steps(c.spec, c.slots, c.user_namespace)
+    yield from console_steps(c.process, c.slots, c.request.terminal, c.request.console_slot, mounts=True)
+    if clean(c.process.cwd) != "/":
+        yield Step(Mkdir(c.slots.root, clean(c.process.cwd), 0o755, 0, 0), f"process.cwd ({c.process.cwd})")
+
+
+def _shared_root(c: _Context) -> bool:
+    return c.linux.rootfs_propagation in ("shared", "rshared")
+
+
+def _own_dev(c: _Context) -> bool:
+    """Whether /dev is bound from elsewhere, with all that belongs in it."""
+    return any(item.target == "/dev" and item.options.bind for item in c.mounts)
+
+
+def _cgroup_mount(c: _Context, item: Prepared) -> Iterator[Step]:
+    groups = c.host.cgroups
+    directories = {path.removesuffix("/cgroup.procs") for path in c.request.cgroup_procs}
+    group = _group(groups.unified, groups.mounts, directories)
+    found = compile_mounts.hierarchies(groups.mounts, groups.unified, group) if groups.mode != "v2" else ()
+    yield from compile_mounts.cgroup_steps(item, c.slots, found, groups.unified + group, "cgroup" in c.namespaces)
+
+
+def _group(unified: str, mounts: dict[str, str], directories: set[str]) -> str:
+    """The container's path in every hierarchy, found by taking off the mount points."""
+    for point in (unified, *mounts.values()):
+        for directory in directories:
+            if point and directory.startswith(point + "/"):
+                return directory[len(point) :]
+    return ""
+
+
+def _kernel(c: _Context) -> Iterator[Step]:
+    """What is the kernel's, not the file system's. Written while the host's /proc is there."""
+    yield from sysctl_steps(c.linux.sysctl)
+    if c.spec.hostname:
+        yield Step(SetHostname(c.spec.hostname), f"hostname ({c.spec.hostname})")
+    if c.spec.domainname:
+        yield Step(SetDomainname(c.spec.domainname), f"domainname ({c.spec.domainname})")
+
+
+def _hooks(c: _Context) -> Iterator[Step]:
+    hooks = c.spec.hooks
+    if hooks is None:
+        return
+    if hooks.prestart or hooks.create_runtime:
+        yield Step(Sync("hooks", ()), "hooks.createRuntime" if hooks.create_runtime else "hooks.prestart")
+    yield from _hook_steps(c, hooks.create_container, "hooks.createContainer", "creating")
+
+
+def _hook_steps(
+    c: _Context, hooks: tuple[HookSpec, ...], where: str, status: Literal["creating", "created"]
+) -> Iterator[Step]:
+    """Hooks in the container's namespaces. They see the container's process by the pid that it has there."""
+    state = State(
+        oci_version=c.spec.oci_version,
+        id=c.request.id,
+        status=status,
+        pid=1 if "pid" in c.namespaces.new else 0,
+        bundle=c.request.bundle,
+        annotations=c.spec.annotations,
+    )
+    for index, hook in enumerate(hooks):
+        op = Hook(hook.path, hook.args or (hook.path,), hook.env, (hook.timeout or 0) * 1000, encode(state))
+        yield Step(op, f"{where}[{index}]")
+
+
+def _enter_root(c: _Context) -> Iterator[Step]:
+    assert c.spec.root is not None
+    if not c.own_mounts:
+        yield Step(Chroot(c.slots.root), "root.path")
+        return
+    yield from compile_mounts.held_steps(c.mounts, c.slots)
+    yield from _hidden(c)
+    if c.spec.root.readonly:
+        yield Step(MountSetattr(c.slots.root, AT_EMPTY_PATH, ATTR_RDONLY, 0, 0, NONE), "root.readonly")
+    op: Op = PivotRoot(c.slots.root) if c.request.pivot else MoveRoot(c.slots.root)
+    yield Step(op, "root.path")
+    yield from compile_mounts.root_propagation(c.spec)
+
+
+def _hidden(c: _Context) -> Iterator[Step]:
+    """Masked and read-only paths; what is missing needs neither."""
+    if c.linux.masked_paths:
+        yield Step(Open(c.slots.null, NONE, "/dev/null", O_PATH, 0, 0), "linux.maskedPaths")
+        for index, path in enumerate(c.linux.masked_paths):
+            yield Step(Mask(c.slots.root, clean(path), c.slots.null), f"linux.maskedPaths[{index}]")
+    for index, path in enumerate(c.linux.readonly_paths):
+        origin, tree = f"linux.readonlyPaths[{index}]", c.slots.tree
+        op = OpenTree(tree, c.slots.root, clean(path), OPEN_TREE_CLONE | AT_RECURSIVE)
+        yield Step(Close(tree), origin)  # a missing path then leaves the slot empty, and the rest does nothing
+        yield Step(op, f"{origin} ({path})", SKIP_MISSING)
+        yield Step(MoveMount(tree, c.slots.root, clean(path)), origin)
+        yield Step(MountSetattr(tree, AT_EMPTY_PATH | AT_RECURSIVE, ATTR_RDONLY, 0, 0, NONE), origin)
+
+
+def _start(c: _Context) -> Iterator[Step]:
+    for offset, slot in enumerate(c.request.preserve):
+        yield Step(Dup(slot, 3 + offset), "preserved descriptors")
+    if c.request.await_start_slot is not None:
+        yield Step(Sync("ready", ()), "runtime")
+        yield Step(AwaitStart(c.request.await_start_slot), "start")
+    if c.spec.hooks is not None:
+        yield from _hook_steps(c, c.spec.hooks.start_container, "hooks.startContainer", "created")
+    yield compile_process.execve(c.process)

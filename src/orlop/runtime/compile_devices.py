@@ -1,0 +1,90 @@
+"""Device nodes and the links in /dev (config-linux.md, "Devices", "Default Devices"; config.md). Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from orlop.runtime.compile_layout import NONE, OPEN_TREE_CLONE, Layout
+from orlop.runtime.compile_mounts import clean
+from orlop.runtime.ops import Mknod, MoveMount, OpenTree, Symlink, Target
+from orlop.runtime.optable import SKIP_EXISTS
+from orlop.runtime.plan import Step
+from orlop.spec.errors import InvalidArgument
+from orlop.spec.runtime import Device, RuntimeSpec
+
+_TYPES = {"c": 0o020000, "u": 0o020000, "b": 0o060000, "p": 0o010000}
+# what every container has: name, major, minor (config-linux.md, "Default Devices")
+DEFAULTS: tuple[tuple[str, int, int], ...] = (
+    ("/dev/null", 1, 3),
+    ("/dev/zero", 1, 5),
+    ("/dev/full", 1, 7),
+    ("/dev/random", 1, 8),
+    ("/dev/urandom", 1, 9),
+    ("/dev/tty", 5, 0),
+)
+# the first three are the specification's (runtime-linux.md, "Dev symbolic links"), /dev/core is what systems have
+LINKS: tuple[tuple[str, str], ...] = (
+    ("/dev/fd", "/proc/self/fd"),
+    ("/dev/stdin", "/proc/self/fd/0"),
+    ("/dev/stdout", "/proc/self/fd/1"),
+    ("/dev/stderr", "/proc/self/fd/2"),
+    ("/dev/core", "/proc/kcore"),
+    ("/dev/ptmx", "pts/ptmx"),
+)
+_DEFAULT_MODE = 0o666
+
+
+def check_devices(devices: tuple[Device, ...]) -> None:
+    """Refuse wrong entries of linux.devices."""
+    seen: dict[str, int] = {}
+    for index, device in enumerate(devices):
+        where = f"linux.devices[{index}]"
+        if device.type not in _TYPES:
+            raise InvalidArgument(f"{where}.type: {device.type[:16]!r} is not c, b, u or p")
+        if not device.path.startswith("/") or clean(device.path) == "/" or "\0" in device.path:
+            raise InvalidArgument(f"{where}.path: {device.path[:128]!r} is not an absolute path of a file")
+        if clean(device.path) in seen:
+            raise InvalidArgument(f"{where}.path: {device.path[:128]} is linux.devices[{seen[clean(device.path)]}] too")
+        seen[clean(device.path)] = index
+        for name, value, most in (
+            ("major", device.major, (1 << 12) - 1),
+            ("minor", device.minor, (1 << 20) - 1),
+            ("fileMode", device.file_mode or 0, 0o177777),
+            ("uid", device.uid or 0, (1 << 32) - 2),
+            ("gid", device.gid or 0, (1 << 32) - 2),
+        ):
+            if not 0 <= value <= most:
+                raise InvalidArgument(f"{where}.{name}: {value} is not between 0 and {most}")
+
+
+def device_steps(spec: RuntimeSpec, slots: Layout, user_namespace: bool) -> Iterator[Step]:
+    """All nodes and links. In a user namespace nodes can't be made: the host's are bound in."""
+    assert spec.linux is not None
+    make = _bind if user_namespace else _mknod
+    own = {clean(device.path) for device in spec.linux.devices}
+    for path, major, minor in DEFAULTS:
+        if path not in own:
+            device = Device(type="c", path=path, major=major, minor=minor)
+            yield from make(device, slots, f"default devices ({path})")
+    for index, device in enumerate(spec.linux.devices):
+        yield from make(device, slots, f"linux.devices[{index}] ({device.path})")
+    for path, target in LINKS:
+        yield Step(Symlink(slots.root, path, target), f"default links ({path})", SKIP_EXISTS)
+
+
+def _mknod(device: Device, slots: Layout, origin: str) -> Iterator[Step]:
+    mode = _DEFAULT_MODE if device.file_mode is None else device.file_mode & 0o7777
+    op = Mknod(
+        slots.root, clean(device.path), _TYPES[device.type] | mode, device.major, device.minor, device.uid or 0,
+        device.gid or 0,
+    )  # fmt: skip
+    yield Step(op, origin)
+
+
+def _bind(device: Device, slots: Layout, origin: str) -> Iterator[Step]:
+    if device.type == "p":
+        yield from _mknod(device, slots, origin)
+        return
+    yield Step(OpenTree(slots.tree, NONE, clean(device.path), OPEN_TREE_CLONE), origin)
+    yield Step(Target(slots.root, clean(device.path), slots.tree), origin)
+    yield Step(MoveMount(slots.tree, slots.root, clean(device.path)), origin)

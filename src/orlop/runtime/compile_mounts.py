@@ -1,0 +1,389 @@
+"""The root file system and what is mounted in it (config.md, "Mounts"; config-linux.md). Pure.
+
+Nothing is ever attached where the host could see it: trees are copied detached (open_tree), and attached beneath the
+root's own descriptor, in which every target is looked up so that no link leads out of it. The root itself is put over
+`/` of the new mount namespace, whose propagation is known, and becomes the root there.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Iterator
+
+import msgspec
+
+from orlop.runtime import mount_options
+from orlop.runtime.compile_layout import (
+    AT_EMPTY_PATH,
+    AT_RECURSIVE,
+    NONE,
+    O_DIRECTORY,
+    O_NOFOLLOW,
+    O_PATH,
+    OPEN_TREE_CLONE,
+    PROC_MAGIC,
+    SLOTS,
+    SYSFS_MAGIC,
+    Layout,
+)
+from orlop.runtime.mount_options import (
+    ATTR_IDMAP,
+    ATTR_RDONLY,
+    MS_BIND,
+    MS_PRIVATE,
+    MS_RDONLY,
+    MS_REC,
+    MS_REMOUNT,
+    MS_SHARED,
+    MS_SLAVE,
+    Attributes,
+    Options,
+)
+from orlop.runtime.ops import (
+    Copyup,
+    Fsconfig,
+    Fsmount,
+    Fsopen,
+    Mount,
+    MountSetattr,
+    MoveMount,
+    Open,
+    OpenTree,
+    Propagation,
+    Symlink,
+    Target,
+)
+from orlop.runtime.plan import Step
+from orlop.spec.errors import InvalidArgument
+from orlop.spec.runtime import IDMapping, RuntimeSpec
+from orlop.spec.runtime import Mount as MountSpec
+
+_DATA_MAX = 4095  # mount(2) takes one page
+_FSCONFIG_FLAG, _FSCONFIG_STRING, _FSCONFIG_CREATE = 0, 1, 6
+_ATTR_OF_FLAG = {1: 1, 2: 2, 4: 4, 8: 8, 256: 0x200000, 1024: 0x10, 2048: 0x80, 1 << 24: 0x20}
+# what may be mounted only on a directory that is there by that very name: elsewhere masks would miss their targets
+_STRICT = {"proc": PROC_MAGIC, "sysfs": SYSFS_MAGIC}
+
+
+class Prepared(msgspec.Struct, frozen=True):
+    """One mount with all that had to be looked up: options sorted out, source made absolute, and the slots of a tree
+    that was opened outside and of a user namespace to map ids by, or -1."""
+
+    index: int
+    mount: MountSpec
+    options: Options
+    target: str
+    source: str
+    opened: int = NONE
+    idmap: int = NONE
+
+    @property
+    def origin(self) -> str:
+        if self.options.bind:
+            return f"mounts[{self.index}] ({self.source} -> {self.target})"
+        return f"mounts[{self.index}] ({self.mount.type} -> {self.target})"
+
+    @property
+    def control_groups(self) -> bool:
+        return not self.options.bind and self.mount.type in ("cgroup", "cgroup2")
+
+    @property
+    def held_writable(self) -> bool:
+        """Whether it stays writable until everything in it has been made."""
+        return (
+            self.options.read_only and not self.options.bind and (self.mount.type == "tmpfs" or self.target == "/dev")
+        )
+
+
+def clean(path: str) -> str:
+    """An absolute path inside the root without `.`, `..` and double slashes."""
+    return posixpath.normpath("/" + path.lstrip("/"))
+
+
+def prepare(
+    spec: RuntimeSpec, bundle: str, slots: Layout, outside: bool, idmaps: dict[str, int]
+) -> tuple[Prepared, ...]:
+    """Check and sort out every mount. `outside`: trees are to be opened before the user namespace is entered, as
+    many as there are slots. `idmaps` tells the slots of user namespaces by `idmap_key`."""
+    next_slot, result = slots.sources, list[Prepared]()
+    for index, mount in enumerate(spec.mounts):
+        item = _prepared(index, mount, bundle)
+        key = idmap_key(spec, index)
+        if item.options.bind and not item.options.flags & MS_REMOUNT and (outside or key) and next_slot < SLOTS:
+            item = msgspec.structs.replace(item, opened=next_slot)
+            next_slot += 1
+        if key:
+            if key not in idmaps or item.opened == NONE:
+                raise InvalidArgument(f"mounts[{index}]: no user namespace for its id mappings was handed in")
+            item = msgspec.structs.replace(item, idmap=idmaps[key])
+        result.append(item)
+    return tuple(result)
+
+
+def _prepared(index: int, mount: MountSpec, bundle: str) -> Prepared:
+    where = f"mounts[{index}]"
+    for name, value in (("destination", mount.destination), ("source", mount.source), ("type", mount.type)):
+        if "\0" in value:
+            raise InvalidArgument(f"{where}.{name}: has a NUL character in it")
+    target = clean(mount.destination)
+    if not mount.destination or target == "/":
+        raise InvalidArgument(f"{where}.destination: {mount.destination!r} is not a path inside the root")
+    options = mount_options.parse(mount.options, f"{where}.options", bind=mount.type == "bind")
+    _check(mount, options, where)
+    source = mount.source
+    if options.bind and not options.flags & MS_REMOUNT:
+        source = posixpath.join(bundle, source)
+        if not source.startswith("/"):
+            raise InvalidArgument(f"{where}.source: {mount.source[:128]!r} is relative, and there is no bundle")
+    return Prepared(index, mount, options, target, source)
+
+
+def _check(mount: MountSpec, options: Options, where: str) -> None:
+    if options.bind and not mount.source and not options.flags & MS_REMOUNT:
+        raise InvalidArgument(f"{where}.source: a bind mount needs one")
+    if not options.bind and not mount.type and not options.flags & MS_REMOUNT and not options.propagation:
+        raise InvalidArgument(f"{where}.type: is needed where the options have neither bind nor rbind")
+    if options.copy_up and (mount.type != "tmpfs" or options.bind):
+        raise InvalidArgument(f"{where}.options: tmpcopyup is for tmpfs only")
+    if (mount.uid_mappings or mount.gid_mappings) and not (mount.uid_mappings and mount.gid_mappings):
+        missing = "gidMappings" if mount.uid_mappings else "uidMappings"
+        raise InvalidArgument(f"{where}.{missing}: uidMappings and gidMappings go together")
+    if (options.id_map or mount.uid_mappings) and not options.bind:
+        raise InvalidArgument(f"{where}: ids are mapped on bind mounts only")
+
+
+# --- ids
+
+
+def idmap_key(spec: RuntimeSpec, index: int) -> str:
+    """Names the id mappings of a mount, the same for the same mappings; empty where ids are not mapped."""
+    maps = idmap_of(spec, index)
+    return "" if maps is None else " ".join(",".join(map(_range, side)) for side in maps)
+
+
+def _range(mapping: IDMapping) -> str:
+    return f"{mapping.container_id}:{mapping.host_id}:{mapping.size}"
+
+
+def idmap_of(spec: RuntimeSpec, index: int) -> tuple[tuple[IDMapping, ...], tuple[IDMapping, ...]] | None:
+    """The uid and gid mappings of a mount: its own, or with `idmap` and `ridmap` alone the container's."""
+    mount = spec.mounts[index]
+    if mount.uid_mappings or mount.gid_mappings:
+        return mount.uid_mappings, mount.gid_mappings
+    if "idmap" not in mount.options and "ridmap" not in mount.options:
+        return None
+    linux = spec.linux
+    if linux is None or not linux.uid_mappings or not linux.gid_mappings:
+        raise InvalidArgument(f"mounts[{index}].options: idmap without mappings needs a user namespace")
+    return linux.uid_mappings, linux.gid_mappings
+
+
+# --- outside of the container
+
+
+def open_sources(prepared: tuple[Prepared, ...]) -> Iterator[Step]:
+    """Copy trees while this process still has its own user's rights to their paths."""
+    for item in prepared:
+        if item.opened == NONE:
+            continue
+        yield Step(OpenTree(item.opened, NONE, item.source, _clone_flags(item)), item.origin)
+        if item.idmap != NONE:
+            flags = AT_EMPTY_PATH | (AT_RECURSIVE if item.options.id_map == "ridmap" else 0)
+            yield Step(MountSetattr(item.opened, flags, ATTR_IDMAP, 0, 0, item.idmap), f"{item.origin} idmap")
+
+
+def _clone_flags(item: Prepared) -> int:
+    return OPEN_TREE_CLONE | (AT_RECURSIVE if item.options.flags & MS_REC else 0)
+
+
+# --- the root
+
+ROOTFS_PROPAGATION: dict[str, int] = mount_options.PROPAGATION
+
+
+def root_steps(spec: RuntimeSpec, slots: Layout, path: str | None) -> Iterator[Step]:
+    """Take the root file system, from `path` or as it was handed in, into the new mount namespace."""
+    assert spec.linux is not None
+    name = spec.linux.rootfs_propagation
+    flags = ROOTFS_PROPAGATION.get(name, 0) if name else MS_SLAVE | MS_REC
+    if not flags:
+        raise InvalidArgument(f"linux.rootfsPropagation: unknown value {name[:64]!r}")
+    # as the other runtimes: first for everything, so that mounts made below have the wanted peers ...
+    yield Step(Propagation(NONE, "/", flags), f"linux.rootfsPropagation ({name or 'rslave'})")
+    if flags & MS_SHARED:
+        # ... but what is attached to a shared parent would appear on the host, and pivot_root refuses one
+        yield Step(Propagation(NONE, "/", MS_PRIVATE), f"linux.rootfsPropagation ({name})")
+    if path is not None:
+        yield Step(OpenTree(slots.root, NONE, path, OPEN_TREE_CLONE | AT_RECURSIVE), f"root.path ({path})")
+    yield Step(MoveMount(slots.root, NONE, "/"), "root.path")
+
+
+def root_propagation(spec: RuntimeSpec) -> Iterator[Step]:
+    """Once the root is in place, its own propagation, where one is asked for."""
+    assert spec.linux is not None
+    if spec.linux.rootfs_propagation:
+        flags = ROOTFS_PROPAGATION[spec.linux.rootfs_propagation]
+        yield Step(Propagation(NONE, "/", flags), f"linux.rootfsPropagation ({spec.linux.rootfs_propagation})")
+
+
+# --- mounts
+
+
+def mount_steps(item: Prepared, slots: Layout, slave: bool) -> Iterator[Step]:
+    """One mount, but for those of control groups. `slave`: a tree opened outside must not lead back to the host."""
+    options = item.options
+    if options.flags & MS_REMOUNT or (not item.mount.type and not options.bind):
+        yield from _change(item, slots)
+    elif options.bind:
+        yield from _bind(item, slots, slave)
+    elif options.copy_up or len(",".join(options.data)) > _DATA_MAX:
+        yield from _configured(item, slots)
+    else:
+        yield from _classic(item, slots)
+
+
+def _classic(item: Prepared, slots: Layout) -> Iterator[Step]:
+    options, root, origin = item.options, slots.root, item.origin
+    yield Step(Target(root, item.target, NONE), origin)
+    if item.mount.type in _STRICT:
+        yield Step(Open(slots.tree, root, item.target, O_PATH | O_NOFOLLOW | O_DIRECTORY, 0, 0), origin)
+    flags = options.flags & ~MS_RDONLY if item.held_writable else options.flags
+    source = item.mount.source or item.mount.type
+    yield Step(Mount(source, root, item.target, item.mount.type, flags, ",".join(options.data)), origin)
+    if options.recursive:
+        yield Step(OpenTree(slots.tree, root, item.target, 0), origin)
+        yield _setattr(slots.tree, options.recursive, origin, True)
+    for propagation in options.propagation:
+        yield Step(Propagation(root, item.target, propagation), origin)
+
+
+def _change(item: Prepared, slots: Layout) -> Iterator[Step]:
+    """A remount of what is there, or only a change of its propagation."""
+    options, root = item.options, slots.root
+    if options.flags & MS_REMOUNT:
+        op = Mount(item.mount.source, root, item.target, item.mount.type, options.flags, ",".join(options.data))
+        yield Step(op, item.origin)
+    for propagation in options.propagation:
+        yield Step(Propagation(root, item.target, propagation), item.origin)
+
+
+def _configured(item: Prepared, slots: Layout) -> Iterator[Step]:
+    """Through fsopen: what is mounted can be filled before it is seen, and its options are not bound to one page."""
+    origin, options, root = item.origin, item.options, slots.root
+    yield Step(Target(root, item.target, NONE), origin)
+    yield Step(Fsopen(slots.file, item.mount.type), origin)
+    yield Step(Fsconfig(slots.file, _FSCONFIG_STRING, "source", item.mount.source or item.mount.type), origin)
+    for entry in options.data:
+        key, equals, value = entry.partition("=")
+        yield Step(Fsconfig(slots.file, _FSCONFIG_STRING if equals else _FSCONFIG_FLAG, key, value), origin)
+    yield Step(Fsconfig(slots.file, _FSCONFIG_CREATE, "", ""), origin)
+    attributes = sum(bit for flag, bit in _ATTR_OF_FLAG.items() if options.flags & flag) & ~ATTR_RDONLY
+    yield Step(Fsmount(slots.tree, slots.file, attributes), origin)
+    if options.copy_up:
+        yield Step(Copyup(slots.tree, root, item.target), origin)
+    yield Step(MoveMount(slots.tree, root, item.target), origin)
+    if options.read_only and not item.held_writable:
+        yield _setattr(slots.tree, Attributes(ATTR_RDONLY), origin)
+    if options.recursive:
+        yield _setattr(slots.tree, options.recursive, origin, True)
+    for propagation in options.propagation:
+        yield Step(Propagation(root, item.target, propagation), origin)
+
+
+def _bind(item: Prepared, slots: Layout, slave: bool) -> Iterator[Step]:
+    origin, options, root = item.origin, item.options, slots.root
+    tree = item.opened
+    if tree == NONE:
+        tree = slots.tree
+        yield Step(OpenTree(tree, NONE, item.source, _clone_flags(item)), origin)
+    yield Step(Target(root, item.target, tree), origin)
+    yield Step(MoveMount(tree, root, item.target), origin)
+    # After it is attached: before Linux 5.12 these are remounts, which want a mount of the namespace.
+    if item.opened != NONE and slave:
+        yield _propagation(tree, MS_SLAVE | MS_REC, origin)
+    if options.attributes:
+        yield _setattr(tree, options.attributes, origin)
+    if options.recursive:
+        yield _setattr(tree, options.recursive, origin, True)
+    for propagation in options.propagation:
+        yield _propagation(tree, propagation, origin)
+
+
+def _setattr(slot: int, change: Attributes, origin: str, recursive: bool = False) -> Step:
+    flags = AT_EMPTY_PATH | (AT_RECURSIVE if recursive else 0)
+    return Step(MountSetattr(slot, flags, change.set, change.clear, 0, NONE), origin)
+
+
+def _propagation(slot: int, flags: int, origin: str) -> Step:
+    at = AT_EMPTY_PATH | (AT_RECURSIVE if flags & MS_REC else 0)
+    return Step(MountSetattr(slot, at, 0, 0, flags & ~MS_REC, NONE), origin)
+
+
+def held_steps(prepared: tuple[Prepared, ...], slots: Layout) -> Iterator[Step]:
+    """Make read-only what had to be writable until now."""
+    for item in prepared:
+        if item.held_writable or (item.control_groups and item.options.read_only):
+            yield Step(OpenTree(slots.tree, slots.root, item.target, 0), item.origin)
+            yield _setattr(slots.tree, Attributes(ATTR_RDONLY), f"{item.origin} ro")
+
+
+# --- control groups
+
+
+class Hierarchy(msgspec.Struct, frozen=True):
+    """One hierarchy as a container sees it: `name` below the mount's target, the options that select it, links that
+    bear the names of its controllers, and the container's own directory on the host."""
+
+    name: str
+    type: str
+    data: str
+    links: tuple[str, ...]
+    directory: str
+
+
+def hierarchies(mounts: dict[str, str], unified: str, group: str) -> tuple[Hierarchy, ...]:
+    """The hierarchies of a host with v1 controllers, where `group` is the container's path in each."""
+    result = []
+    for point in dict.fromkeys(mounts.values()):
+        controllers = [name for name, where in mounts.items() if where == point]
+        name = posixpath.basename(point)
+        links = tuple(c for c in controllers if c != name and not c.startswith("name="))
+        result.append(Hierarchy(name, "cgroup", ",".join(controllers), links, point + group))
+    if unified:
+        result.append(Hierarchy("unified", "cgroup2", "", (), unified + group))
+    return tuple(result)
+
+
+def cgroup_steps(
+    item: Prepared, slots: Layout, found: tuple[Hierarchy, ...], unified_group: str, namespaced: bool
+) -> Iterator[Step]:
+    """A mount of type cgroup: v2 where `unified_group` names the container's directory in it and nothing else is
+    there, else a small tmpfs with one directory for each hierarchy."""
+    origin, root, flags = item.origin, slots.root, item.options.flags & ~MS_RDONLY
+    yield Step(Target(root, item.target, NONE), origin)
+    if not found:
+        yield from _hierarchy(item, slots, item.target, Hierarchy("", "cgroup2", "", (), unified_group), namespaced)
+        return
+    yield Step(Mount("tmpfs", root, item.target, "tmpfs", flags, "mode=755,size=64k"), origin)
+    for hierarchy in found:
+        target = f"{item.target}/{hierarchy.name}"
+        yield Step(Target(root, target, NONE), origin)
+        yield from _hierarchy(item, slots, target, hierarchy, namespaced)
+        for link in hierarchy.links:
+            yield Step(Symlink(root, f"{item.target}/{link}", hierarchy.name), origin)
+    for propagation in item.options.propagation:
+        yield Step(Propagation(root, item.target, propagation), origin)
+
+
+def _hierarchy(item: Prepared, slots: Layout, target: str, hierarchy: Hierarchy, namespaced: bool) -> Iterator[Step]:
+    origin, root = f"{item.origin} {hierarchy.name}".rstrip(), slots.root
+    if namespaced:
+        yield Step(Mount("cgroup", root, target, hierarchy.type, item.options.flags, hierarchy.data), origin)
+        return
+    yield Step(OpenTree(slots.tree, NONE, hierarchy.directory, OPEN_TREE_CLONE | AT_RECURSIVE), origin)
+    yield Step(MoveMount(slots.tree, root, target), origin)
+    attributes = sum(bit for flag, bit in _ATTR_OF_FLAG.items() if item.options.flags & flag)
+    yield Step(MountSetattr(slots.tree, AT_EMPTY_PATH, attributes, 0, 0, NONE), origin)
+
+
+__all__ = ["MS_BIND", "Hierarchy", "Prepared", "hierarchies", "mount_steps", "prepare"]

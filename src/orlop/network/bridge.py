@@ -20,6 +20,7 @@ from orlop.sys.netlink import Netlink, Refused
 from orlop.wire import rtnetlink as rt
 
 DELETE_TIMEOUT = 30.0  # seconds
+IP_PROGRAMS = ("/usr/sbin/ip", "/sbin/ip", "/usr/bin/ip", "/bin/ip")
 
 Inside = AddAddress | LinkUp | AddRoute
 
@@ -181,20 +182,30 @@ def _sysctl(step: Sysctl) -> None:
 def drop_links(host: Netlink, names: Sequence[str]) -> None:
     """Delete devices and return when the last one is off the host's list of devices.
 
-    The kernel takes a device off its list within a millisecond and then waits some 20 to 50 ms, inside the call, for
-    the last reader of its structures. That wait is left to a thread.
+    The kernel takes a device off its list within a millisecond and then waits some 20 to 50 ms, inside the call, until
+    the last reader of its structures is gone. Nobody else needs to wait for that, nor should the end of this process:
+    so the call is made by a process of its own, ip(8), or where that is missing, by a thread.
     """
-    present = [link for name in names if (link := host.link(name)) is not None]
-    failures: list[BaseException] = []
-    for link in present:
-        threading.Thread(target=_delete, args=(link.index, failures), daemon=True).start()
-    deadline = time.monotonic() + DELETE_TIMEOUT
-    while any(_index(link.name) == link.index for link in present):
+    for name in names:  # one after the other: a bridge's deletion blocks all others for its whole time
+        link = host.link(name)
+        if link is None:
+            continue
+        failures: list[BaseException] = []
+        threading.Thread(target=_delete, args=(link, failures), daemon=True).start()
+        if not _gone(link, DELETE_TIMEOUT, failures):
+            raise Internal(f"network device {name}: still there {DELETE_TIMEOUT:g} s after its deletion")
+
+
+def _gone(link: rt.Link, seconds: float, failures: Sequence[BaseException] = ()) -> bool:
+    """Whether a device was gone in time."""
+    deadline = time.monotonic() + seconds
+    while _index(link.name) == link.index:
         if failures:
             raise failures[0]
         if time.monotonic() > deadline:
-            raise Internal(f"network devices {', '.join(names)}: there {DELETE_TIMEOUT:g} s after their deletion")
+            return False
         time.sleep(0.0001)
+    return True
 
 
 def _index(name: str) -> int:
@@ -205,11 +216,28 @@ def _index(name: str) -> int:
         return 0
 
 
-def _delete(index: int, failures: list[BaseException]) -> None:
+def _delete(link: rt.Link, failures: list[BaseException]) -> None:
+    if _delete_by_program(link.name):
+        return
     try:
         with Netlink() as own:
-            outcome = own.outcomes((rt.link_delete(index),))[0]
+            outcome = own.outcomes((rt.link_delete(link.index),))[0]
         if outcome.errno not in (0, errno.ENODEV):
             failures.append(OSError(outcome.errno, outcome.text or os.strerror(outcome.errno)))
     except Exception as error:
         failures.append(error)
+
+
+def _delete_by_program(name: str) -> bool:
+    """Whether ip(8) did it. The process may outlive this one by the time that the kernel takes; so that nobody waits
+    for it by accident, it holds none of our descriptors."""
+    program = next((path for path in IP_PROGRAMS if os.access(path, os.X_OK)), "")
+    if not program:
+        return False
+    nowhere = [(os.POSIX_SPAWN_OPEN, fd, "/dev/null", os.O_RDWR, 0) for fd in range(3)]
+    arguments = [program, "link", "delete", "dev", name]
+    try:
+        pid = os.posix_spawn(program, arguments, {}, file_actions=nowhere, setsigmask=[])
+        return os.waitpid(pid, 0)[1] == 0
+    except OSError:  # no process to be had; or somebody waits for all children, in which case netlink will tell
+        return False

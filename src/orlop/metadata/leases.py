@@ -11,9 +11,10 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from orlop.metadata.database import Database
+from orlop.spec.errors import OrlopError
 
 CONTENT, SNAPSHOT = "content", "snapshot"
 LIFETIME = 24 * 3600.0  # seconds
@@ -48,8 +49,11 @@ def hold(database: Database, lifetime: float = LIFETIME) -> Iterator[Lease]:
     lease = Lease(database, os.urandom(16).hex(), lifetime)
     try:
         yield lease
-    finally:
-        lease.end()
+    except BaseException:
+        with suppress(OrlopError):  # the first error is the one to tell, and the lease ends with the process anyway
+            lease.end()
+        raise
+    lease.end()
 
 
 def drop_dead(connection: sqlite3.Connection) -> None:

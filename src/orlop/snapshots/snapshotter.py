@@ -33,9 +33,9 @@ from typing import ClassVar, Protocol
 import msgspec
 
 from orlop.metadata.database import Database
-from orlop.metadata.snapshots import PREPARING, REMOVING, Snapshot, SnapshotRecord, SnapshotTable
+from orlop.metadata.snapshots import COMMITTED, PREPARING, REMOVING, Snapshot, SnapshotRecord, SnapshotTable
 from orlop.snapshots.mounts import Mount
-from orlop.spec.errors import InvalidArgument, os_errors
+from orlop.spec.errors import InvalidArgument, ResourceExhausted, os_errors
 from orlop.sys.lock import lock_file, locked, try_lock
 from orlop.sys.tree import measure_tree, remove_tree
 
@@ -143,7 +143,12 @@ class DirectorySnapshotter:
 
     def remove(self, key: str) -> None:
         with self._working():
-            condemned = self.table.condemn(key)
+            try:
+                condemned = self.table.condemn(key)
+            except ResourceExhausted:
+                # Even the note of a removal takes space. Where the disk is full make some first.
+                self._empty(key)
+                condemned = self.table.condemn(key)
             if condemned is not None:
                 self._clear(condemned)
 
@@ -215,6 +220,13 @@ class DirectorySnapshotter:
     def _fill(self, snapshot: Snapshot, directory: Path) -> None:
         """Make what `snapshot` needs under `directory`, which may be there from before a crash."""
         raise NotImplementedError
+
+    def _empty(self, key: str) -> None:
+        """Remove the files of a snapshot that is going to be removed and that nothing can stand on."""
+        snapshot = self.table.find(key)
+        if snapshot is not None and snapshot.state != COMMITTED:
+            with os_errors("remove snapshot"):
+                remove_tree(self.root / str(snapshot.number))
 
     def _clear(self, snapshot: Snapshot) -> None:
         with os_errors("remove snapshot"):

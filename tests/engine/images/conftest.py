@@ -7,6 +7,7 @@ import io
 import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -131,11 +132,11 @@ def publish(registry: Registry) -> Callable[[str, Sample], str]:
 def make_images(tmp_path: Path) -> Callable[..., Images]:
     """`Images` over one root; called again it is another process's view of the same."""
 
-    def make(namespace: str = "default", root: str = "root") -> Images:
+    def make(namespace: str = "default", root: str = "root", driver: type[Any] = OverlaySnapshotter) -> Images:
         directory = tmp_path / root
         directory.mkdir(exist_ok=True)
         database = Database(directory / "orlop.db")
-        snapshots = OverlaySnapshotter(directory / "snapshots", database)
+        snapshots = driver(directory / "snapshots", database)
         client = Client(retry=Retry(attempts=1))
         return Images(ContentStore(directory / "content"), snapshots, database, namespace, client)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import subprocess
@@ -19,8 +20,17 @@ from orlop.engine.images import Images
 from orlop.engine.progress import Progress
 from orlop.registry.faults import Corrupt, Cut, Fault, Hang
 from orlop.registry.server import Registry
+from orlop.snapshots.copy import CopySnapshotter
 from orlop.spec.digest import Digest
-from orlop.spec.errors import DataLoss, FailedPrecondition, InvalidArgument, NotFound, OrlopError, Unavailable
+from orlop.spec.errors import (
+    DataLoss,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    OrlopError,
+    ResourceExhausted,
+    Unavailable,
+)
 from orlop.spec.image import OCI_LAYER_GZIP
 from orlop.spec.platform import Platform
 
@@ -66,7 +76,7 @@ def test_pulling_again_fetches_no_blob(images: Images, publish: Make, sample: Ma
     before = len(registry.seen)
     seen: list[Progress] = []
     images.pull(name, progress=seen.append)
-    assert not [s for s in registry.seen[before:] if "/blobs/" in s.target]
+    assert not [s for s in list(registry.seen)[before:] if "/blobs/" in s.target]
     assert {p.action for p in seen} == {"resolving", "exists"}
 
 
@@ -272,3 +282,73 @@ def test_unknown_layer_type_is_refused(images: Images, publish: Make, sample: Ma
     made.manifest = msgspec.structs.replace(made.manifest, digest=str(Digest.of(raw)), size=len(raw))
     with pytest.raises(OrlopError, match="application/x-strange"):
         images.pull(publish("odd:1", made))
+
+
+def test_copy_snapshotter_stacks_layers_in_order(make_images: Make, publish: Make, sample: Make) -> None:
+    images = make_images(driver=CopySnapshotter)
+    image = images.pull(publish("app:1", sample(BASE, TOP, {"etc/late": b""})))
+    assert tree(images, image.chain_id) == {"etc", "etc/hosts", "etc/late", "bin", "bin/tool"}
+    assert leftovers(images) == []
+
+
+def test_directories_that_a_layer_does_not_describe_keep_their_mode(
+    images: Images, publish: Make, sample: Make
+) -> None:
+    image = images.pull(publish("app:1", sample({"secret/": b"", "secret/a": b""}, {"secret/b": b""})))
+    mode = (images.snapshots.directory(image.chain_id) / "secret").stat().st_mode
+    assert mode == (images.snapshots.directory(image.config.rootfs.diff_ids[0]) / "secret").stat().st_mode
+
+
+def test_full_disk_is_one_clear_error_and_leaves_room(
+    make_images: Make, publish: Make, sample: Make, tmp_path: Path
+) -> None:
+    (tmp_path / "root").mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", tmp_path / "root"], check=True)
+    try:
+        images = make_images()
+        small = images.pull(publish("small:1", sample(BASE)))
+        for big in (sample({"big": os.urandom(4 << 20)}), sample({"zeros": b"\1" * (4 << 20)})):
+            with pytest.raises(ResourceExhausted, match="no space left on device"):
+                images.pull(publish("big:1", big))
+            assert leftovers(images) == []
+            images.collect()
+        assert images.resolve(small.name) == small
+        assert images.pull(publish("other:1", sample(TOP))).id
+        images.database.close()
+    finally:
+        subprocess.run(["umount", "-l", tmp_path / "root"], check=True)
+
+
+def test_pushed_image_can_be_pulled_elsewhere(
+    images: Images, make_images: Make, publish: Make, sample: Make, index_of: Make, registry: Registry
+) -> None:
+    made = index_of(sample(BASE, TOP), sample(TOP, platform=ARM))
+    pulled = images.pull(publish("app:1", made), "linux/amd64")
+    target = f"{registry.address}/else/where:2"
+    images.tag(pulled.name, target)
+    assert images.push(target) == pulled.manifest_digest  # the index is not here whole
+    images.pull(pulled.name, "linux/amd64", all_platforms=True)
+    images.tag(pulled.name, target)
+    steps: list[Progress] = []
+    assert images.push(target, steps.append) == made.manifest.digest
+    assert {step.action for step in steps} >= {"exists"}
+    other = make_images(root="other").pull(target, "linux/arm64")
+    assert other.digest == pulled.digest
+
+
+def test_push_of_what_is_not_here(images: Images) -> None:
+    with pytest.raises(NotFound, match="no such image"):
+        images.push("127.0.0.1:1/x:y")
+
+
+def test_loaded_image_has_a_repository_digest_once_it_is_pushed(
+    images: Images, make_images: Make, publish: Make, sample: Make, registry: Registry
+) -> None:
+    pulled = images.pull(publish("app:1", sample(BASE)))
+    buffer = io.BytesIO()
+    images.save([pulled.name], buffer)
+    other = make_images(root="other")
+    (loaded,) = other.load(io.BytesIO(buffer.getvalue()))
+    assert loaded.repository_digests == ()
+    other.push(loaded.name)
+    assert other.resolve(loaded.name).repository_digests == pulled.repository_digests

@@ -19,7 +19,7 @@ from orlop.spec.errors import AlreadyExists, InvalidArgument, NotFound, os_error
 
 if TYPE_CHECKING:
     from orlop.engine.engine import Engine
-    from orlop.engine.images import Image
+    from orlop.engine.image import Image
 
 
 def create(

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _DIGEST = re.compile(r"(?:sha256:[0-9a-f]{64}|sha384:[0-9a-f]{96}|sha512:[0-9a-f]{128})")
 _HEX = re.compile(r"[0-9a-f]{1,64}")
+__all__ = ["Image", "Images"]
 Rows = list[ImageRow]  # within `Images`, `list` is a method
 POLICIES = ("always", "missing", "never")
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from orlop.engine import lifecycle, locks, settle
 from orlop.engine.records import Container
 from orlop.engine.steps import reached
-from orlop.sys.tree import remove_tree
 from orlop.spec.errors import FailedPrecondition
+from orlop.sys.tree import remove_tree
 
 if TYPE_CHECKING:
     from orlop.engine.engine import Engine

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -9,10 +10,16 @@ import msgspec
 
 from orlop.engine.config import ContainerConfig
 from orlop.engine.exit import conclude
+from orlop.shim.client import ShimClient
 from orlop.spec.errors import DeadlineExceeded, InvalidArgument
+from orlop.wire import frames
+from orlop.wire.frames import Exit
 
 if TYPE_CHECKING:
     from orlop.engine.engine import Engine
+
+
+_CHUNK = 32768
 
 
 class Completed(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,9 +57,44 @@ def _captured(engine: Engine, identifier: str, stdin: bytes, timeout: float | No
     client = started.client
     assert client is not None
     with client:
-        ended, output = client.communicate(stdin, deadline)
+        output = {1: bytearray(), 2: bytearray()}
+        ended = _exchange(client, stdin, output, deadline)
         if ended is None:
             raise DeadlineExceeded(f"run: the container did not end within {timeout} seconds")
         conclude(engine, started.container)
         client.done()
-    return Completed(exit_code=ended.status, stdout=output[1], stderr=output[2])
+    return Completed(exit_code=ended.status, stdout=bytes(output[1]), stderr=bytes(output[2]))
+
+
+def _exchange(client: ShimClient, stdin: bytes, output: dict[int, bytearray], deadline: float | None) -> Exit | None:
+    """Write `stdin` and read all output until the end; None when the deadline comes first. Both at once, since a
+    program that writes before it has read everything must not stand still."""
+    queue = bytearray()
+    for start in range(0, len(stdin), _CHUNK):
+        queue += frames.encode_stdin(stdin[start : start + _CHUNK])
+    if stdin:
+        queue += frames.encode(frames.STDIN_EOF)
+    while True:
+        if not client.pending:
+            events = _poll(client, bool(queue), deadline)
+            if not events:
+                return None
+            if queue and events & select.POLLOUT:
+                del queue[: client.send_some(bytes(queue[:_CHUNK]))]
+            if not events & ~select.POLLOUT:
+                continue
+        frame = client.receive()
+        if frame is None:
+            return client.wait(0)
+        if frame.type == frames.OUTPUT:
+            output[frame.stream] += frame.payload
+        elif frame.type == frames.EXIT:
+            return frames.decode_exit(frame)
+
+
+def _poll(client: ShimClient, writing: bool, deadline: float | None) -> int:
+    """What the connection is ready for; 0 when the deadline has passed."""
+    poll = select.poll()
+    poll.register(client.fileno(), select.POLLIN | (select.POLLOUT if writing else 0))
+    left = None if deadline is None else max(0.0, (deadline - time.monotonic()) * 1000)
+    return next((events for _, events in poll.poll(left)), 0)

@@ -16,7 +16,7 @@ from orlop.engine.config import NetworkRequest
 from orlop.engine.create import image_of
 from orlop.engine.records import Container
 from orlop.engine.steps import reached
-from orlop.runtime.compile import TERMINAL_INHERITED, TERMINAL_NONE, CreateRequest, compile_create
+from orlop.runtime.compile import CreateRequest, compile_create
 from orlop.runtime.host import probe_host
 from orlop.runtime.launch import follow, launch_program, prepare
 from orlop.runtime.plan import Plan
@@ -133,8 +133,9 @@ def compile_plan(engine: Engine, container: Container, bundle: Bundle) -> Plan:
         netlink_slot=1 if bundle.networked else None,
         seccomp=bundle.seccomp,
         cgroup_procs=cgroups.procs_paths(engine.cgroups, cgroup_path(container)),
-        terminal=TERMINAL_INHERITED if container.config.tty else TERMINAL_NONE,
+        terminal="inherit" if container.config.tty else "none",
         parent_death_signal=9,
+        clamp=True,
     )
     return compile_create(bundle.spec, probe_host(), request)
 

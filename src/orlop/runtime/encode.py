@@ -40,7 +40,7 @@ def _field(kind: str, value: Any, name: str) -> bytes:
     if kind == "str":
         return _text(value, name)
     if kind == "bytes":
-        return struct.pack("<I", len(value)) + value
+        return struct.pack("<I", len(value)) + bytes(value)
     if kind == "strs":
         return struct.pack("<I", len(value)) + b"".join(_text(item, name) for item in value)
     return struct.pack(f"<I{len(value)}I", len(value), *value)

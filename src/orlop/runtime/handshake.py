@@ -72,4 +72,5 @@ def parse_message(data: bytes) -> Message:
     """Read a datagram of the helper."""
     if len(data) < _HEAD.size:
         raise Internal("launch helper: short message")
-    return Message(*_HEAD.unpack_from(data), data[_HEAD.size :].decode("utf-8", "replace"))
+    kind, stage, index, value = _HEAD.unpack_from(data)
+    return Message(kind, stage, index, value, data[_HEAD.size :].decode("utf-8", "replace"))

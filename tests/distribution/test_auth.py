@@ -117,6 +117,7 @@ def test_a_mount_asks_for_both_repositories(make_client: MakeClient, image: Imag
         (Fault("/v2/", Header("www-authenticate", "Bearer")), "names no usable token server"),
         (Fault("/v2/", Header("www-authenticate", 'Bearer realm="file:///etc/shadow"')), "no usable token server"),
         (Fault("/v2/", Header("www-authenticate", 'Bearer realm="http://u:p@x/"')), "no usable token server"),
+        (Fault("/v2/", Header("www-authenticate", 'Bearer realm="http://[x"')), "no usable token server"),
         (Fault("/v2/", Header("www-authenticate", "Digest realm=x")), "pull access denied"),
         (Fault("/v2/", Header("www-authenticate", "")), "pull access denied"),
     ],
@@ -142,6 +143,17 @@ def test_credentials_do_not_follow_a_redirect_to_another_host(make_client: MakeC
         client.fetch_blob(named(registry), image.blob, sink)
         assert sink.data == image.layer
         assert [("authorization" in seen.headers) for seen in elsewhere.seen] == [False]
+
+
+def test_another_hosts_challenge_is_not_answered(make_client: MakeClient, image: Image) -> None:
+    with Registry(auth=Token(USERS)) as elsewhere, Registry(auth=Basic(USERS)) as registry:
+        client = make_client(ANN)
+        image.push(client, named(registry))
+        registry.faults.add(Fault("GET .*/blobs/", Redirect(f"{elsewhere.url}/v2/lib/app/blobs/x"), count=None))
+        with pytest.raises(PermissionDenied):
+            client.fetch_blob(named(registry), image.blob, Sink())
+        assert all("authorization" not in seen.headers for seen in elsewhere.seen)
+        assert not any(seen.target.startswith("/token") for seen in elsewhere.seen)
 
 
 def test_credentials_stay_on_the_host_through_its_own_redirect(make_client: MakeClient, image: Image) -> None:

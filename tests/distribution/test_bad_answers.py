@@ -69,6 +69,8 @@ ANSWERS: list[tuple[Action, type[OrlopError], str]] = [
     (Header("content-type", "text/csv"), Unavailable, "HOST answered with text/csv: not a registry"),
     (Header("content-type", "application/vnd.oci.image.index.v1+json"), InvalidArgument, "$.mediaType says"),
     (Redirect("file:///etc/passwd"), Unavailable, "redirect to 'file:///etc/passwd'"),
+    (Redirect("http://[x"), Unavailable, "redirect to 'http://[x'"),
+    (Redirect("http://x:99999/"), Unavailable, "redirect to 'http://x:99999/'"),
     (Redirect("/v2/lib/app/manifests/1"), Unavailable, "more than 10 redirects"),
     (WrongLength(5 << 20), Unavailable, "sends more than the limit of 4194304 bytes"),
 ]

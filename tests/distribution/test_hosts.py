@@ -90,6 +90,7 @@ def test_the_root_of_the_file_configures_the_server() -> None:
         ('capabilities = ["fly"]', "capabilities: 'fly' is not pull, resolve or push"),
         ('dial_timeout = "soon"', "dial_timeout: want a duration"),
         ('[host."https://x"]\nheader = 1', "header: want a table"),
+        ('[host."https://x"]\n[host."https://x".header]\nx = "a\\nb"', "header: a name or value holds"),
         ('[host."https://x"]\nspeed = 1', "'speed' is not a known field"),
         ("server = ", "hosts.toml: "),
     ],

@@ -52,7 +52,7 @@ def test_the_first_mirror_that_can_answers(
         assert sink.data == image.layer
         assert [seen.status for seen in empty.seen] == [404, 404]
         assert all("ns=registry.example" in seen.target for seen in full.seen)
-        assert registry.seen == []
+        assert not registry.seen
 
 
 def test_a_mirror_that_breaks_off_is_continued_elsewhere(
@@ -85,7 +85,7 @@ def test_a_mirror_is_asked_only_for_what_it_may(
         image.push(client, mirrored)
         client.resolve(mirrored)
         client.tags(mirrored)
-        assert mirror.seen == []
+        assert not mirror.seen
         client.fetch_blob(mirrored, image.blob, Sink())
         assert len(mirror.seen) == 1
 

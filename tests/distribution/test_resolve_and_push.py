@@ -110,6 +110,17 @@ def test_an_empty_blob(registry: Registry, client: Client) -> None:
     assert client.read_blob(named, blob) == b""
 
 
+def test_a_blob_that_is_there_costs_no_connection(registry: Registry, client: Client) -> None:
+    named, data = parse_reference(f"{registry.address}/a:1"), bytes(200_000)
+    for state in ("pushed", "exists", "exists"):
+        assert client.push_blob(named, describe(data, OCI_LAYER), lambda: io.BytesIO(data)) == state
+    ports = {seen.headers["host"] for seen in registry.seen}
+    assert len(ports) == 1
+    (pool,) = client._transport._pools.values()
+    (connections,) = [pool.pools[key] for key in pool.pools.keys() if key.key_scheme == "http"]  # noqa: SIM118
+    assert connections.num_connections == 1
+
+
 def test_a_blob_is_mounted_from_the_first_repository_that_has_it(
     registry: Registry, client: Client, reference: Reference, image: Image
 ) -> None:

@@ -12,6 +12,7 @@ from orlop.distribution.credentials import DockerConfig
 from orlop.distribution.hosts import Hosts
 from orlop.engine.login import login, logout, server_name
 from orlop.registry.access import Basic, Token
+from orlop.registry.faults import Fault, Html
 from orlop.registry.server import Registry
 from orlop.spec.errors import InvalidArgument, PermissionDenied, Unavailable
 
@@ -32,7 +33,8 @@ def test_basic_credentials_are_kept_and_forgotten(config: DockerConfig) -> None:
         done = login(registry.address, "ann", "secret", config=config, hosts=Hosts(()))
         assert (done.server, done.where, done.encrypted) == (registry.address, str(config.path), False)
         assert auths(config) == {registry.address: {"auth": "YW5uOnNlY3JldA=="}}
-        Client(Hosts(()), config).ping(registry.address)
+        with Client(Hosts(()), config) as client:
+            client.ping(registry.address)
         assert logout(f"https://{registry.address}/v2/", config=config)
         assert auths(config) == {}
         assert not logout(registry.address, config=config)
@@ -43,7 +45,8 @@ def test_a_refresh_token_is_kept_in_the_passwords_place(config: DockerConfig) ->
         login(registry.address, "ann", "secret", config=config, hosts=Hosts(()))
         assert "identitytoken" in auths(config)[registry.address]
         assert config.get(registry.address).password == ""
-        Client(Hosts(()), config).ping(registry.address)
+        with Client(Hosts(()), config) as client:
+            client.ping(registry.address)
 
 
 @pytest.mark.parametrize("auth", [Basic(USERS), Token(USERS)], ids=["basic", "token"])
@@ -51,6 +54,13 @@ def test_wrong_ones_are_refused_and_not_kept(config: DockerConfig, auth: Basic |
     with Registry(auth=auth) as registry:
         with pytest.raises(PermissionDenied, match=r"login to 127.*: incorrect username or password"):
             login(registry.address, "ann", "wrong", config=config, hosts=Hosts(()))
+    assert not config.path.exists()
+
+
+def test_a_web_server_is_no_registry(config: DockerConfig) -> None:
+    with Registry(faults=[Fault(".", Html(), count=None)]) as registry:
+        with pytest.raises(Unavailable, match="answered with text/html: not a registry"):
+            login(registry.address, "ann", "secret", config=config, hosts=Hosts(()))
     assert not config.path.exists()
 
 

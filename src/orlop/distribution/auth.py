@@ -171,7 +171,10 @@ def refresh_form(service: str, scopes: tuple[str, ...], refresh_token: str) -> b
 
 def _checked_realm(endpoint: Endpoint, realm: str) -> str:
     """A realm is the registry's word: credentials that came for HTTPS don't go to plain HTTP because of it."""
-    parts = urlsplit(realm)
+    try:
+        parts = urlsplit(realm)
+    except ValueError:
+        parts = urlsplit("")
     if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
         raise Unavailable(f"registry {endpoint.authority}: names no usable token server")
     weaker = parts.scheme == "http" and endpoint.scheme == "https" and not endpoint.plain_fallback

@@ -19,7 +19,7 @@ import msgspec
 from orlop.distribution import fetch, push, resolve
 from orlop.distribution.auth import Authorizer
 from orlop.distribution.credentials import Credentials, DockerConfig
-from orlop.distribution.errors import Asked, clean
+from orlop.distribution.errors import Asked, clean, not_a_registry
 from orlop.distribution.fetch import Writer
 from orlop.distribution.hosts import Endpoint, Hosts
 from orlop.distribution.push import Source
@@ -123,7 +123,10 @@ class Registry:
         """`GET /v2/` with authentication: returns where the registry accepts the credentials."""
         endpoint = self._hosts.endpoints(domain)[-1]
         asked = Asked("/v2/", domain, endpoint.authority, "login")
-        discard(self._session.request(endpoint, "GET", "/", asked))
+        response = self._session.request(endpoint, "GET", "/", asked)
+        discard(response)
+        if "html" in (kind := response.headers.get("Content-Type", "")):
+            raise not_a_registry(endpoint.authority, kind)
 
     def refresh_token(self, domain: str) -> str:
         """The refresh token that the registry's token server gave, or ""."""

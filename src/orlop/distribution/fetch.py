@@ -150,8 +150,10 @@ def _copy(
         # Only an answer without a Content-Length can have more to give.
         if not response.headers.get("Content-Length") and _read(response, endpoint, 1):
             raise DataLoss(f"blob {descriptor.digest}: the registry sends more than {descriptor.size} bytes")
-    finally:
-        response.close() if left else response.release_conn()
+    except BaseException:
+        response.close()
+        raise
+    response.release_conn()
 
 
 def _read(response: Response, endpoint: Endpoint, most: int) -> bytes:

@@ -33,6 +33,7 @@ SERVERS = {"docker.io": "registry-1.docker.io", "index.docker.io": "registry-1.d
 CAPABILITIES = frozenset({"pull", "resolve", "push"})
 AUTHORITY = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 _KNOWN = {"capabilities", "ca", "client", "skip_verify", "header", "override_path", "dial_timeout"}
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0}
 
@@ -237,7 +238,10 @@ def _headers(what: str, entry: Mapping[str, Any]) -> tuple[tuple[str, str], ...]
     table = entry.get("header", {})
     if not isinstance(table, dict):
         raise InvalidArgument(f"{what}: header: want a table")
-    return tuple((name, ", ".join(_strings(f"{what}: header", table, name))) for name in table)
+    headers = tuple((name, ", ".join(_strings(f"{what}: header", table, name))) for name in table)
+    if not all(_HEADER_NAME.fullmatch(name) and value.isprintable() and value.isascii() for name, value in headers):
+        raise InvalidArgument(f"{what}: header: a name or value holds characters that no header has")
+    return headers
 
 
 def _dial(what: str, entry: Mapping[str, Any]) -> float | None:

@@ -107,7 +107,11 @@ class Session(msgspec.Struct, frozen=True):
             if response.status != 401 or not own:
                 return response
             challenge = response.headers.get("WWW-Authenticate", "")
-            answer = self.authorizer.answer(endpoint, challenge, scopes, header, asked)
+            try:
+                answer = self.authorizer.answer(endpoint, challenge, scopes, header, asked)
+            except BaseException:
+                discard(response)
+                raise
             if not answer or answer == header:
                 return response
             discard(response)

@@ -5,22 +5,25 @@ Bodies come back as they were sent: nothing is decoded, because digests are over
 
 from __future__ import annotations
 
+import os
 import ssl
 import threading
 from collections.abc import Callable, Mapping
 from typing import Protocol
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import unquote, urljoin, urlsplit
 
 import msgspec
 import urllib3
 
 from orlop.distribution.errors import Interrupted, clean
 from orlop.distribution.hosts import Endpoint, Tls, is_insecure
+from orlop.distribution.proxies import proxy_for
 from orlop.spec.errors import DeadlineExceeded, FailedPrecondition, OrlopError, Unavailable
 
 Response = urllib3.BaseHTTPResponse
 _MAX_REDIRECTS = 10
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_BLOCK = 1 << 20  # bytes of a body that are read and sent at once
 _USER_AGENT = "orlop"
 # TLS errors that say that the other side speaks plain HTTP
 _NOT_TLS = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNKNOWN_PROTOCOL", "RECORD_LAYER_FAILURE", "UNEXPECTED_EOF")
@@ -53,7 +56,7 @@ class Transport:
 
     def __init__(self, timeouts: Timeouts) -> None:
         self._timeouts = timeouts
-        self._pools: dict[Tls, urllib3.PoolManager] = {}
+        self._pools: dict[tuple[Tls, str], urllib3.PoolManager] = {}
         self._plain: set[str] = set()
         self._lock = threading.Lock()
 
@@ -80,10 +83,14 @@ class Transport:
         `Authorization` and the endpoint's own headers stay with the host they were meant for.
         """
         sent = {"User-Agent": _USER_AGENT, "Accept-Encoding": "identity"} | dict(endpoint.headers) | dict(headers)
+        start = urlsplit(url).netloc
         for _ in range(_MAX_REDIRECTS + 1):
             response = self._exchange(endpoint, method, url, sent, body)
             location = response.headers.get("Location", "") if response.status in _REDIRECTS else ""
             if not location:
+                if urlsplit(url).netloc != start:
+                    # Credentials are for the host that was asked: another one's wish for them is not heard.
+                    response.headers.discard("WWW-Authenticate")
                 return response
             discard(response)
             following = redirected(url, location, endpoint)
@@ -117,7 +124,7 @@ class Transport:
     def _request(
         self, endpoint: Endpoint, method: str, url: str, headers: Mapping[str, str], body: bytes | Upload | None
     ) -> Response:
-        pool = self._pool(_tls_for(endpoint, url))
+        pool = self._pool(_tls_for(endpoint, url), proxy_for(url, os.environ))
         sent = dict(headers)
         stream = body.open() if isinstance(body, Upload) else None
         if isinstance(body, Upload):
@@ -139,20 +146,35 @@ class Transport:
             if stream is not None:
                 stream.close()
 
-    def _pool(self, tls: Tls) -> urllib3.PoolManager:
+    def _pool(self, tls: Tls, proxy: str) -> urllib3.PoolManager:
         with self._lock:
-            pool = self._pools.get(tls)
+            pool = self._pools.get((tls, proxy))
             if pool is None:
-                pool = urllib3.PoolManager(maxsize=8, ssl_context=_context(tls), blocksize=1 << 20)
-                self._pools[tls] = pool
+                pool = self._pools[tls, proxy] = _new_pool(tls, proxy)
         return pool
+
+
+def _new_pool(tls: Tls, proxy: str) -> urllib3.PoolManager:
+    context = _context(tls)
+    if not proxy:
+        return urllib3.PoolManager(maxsize=8, ssl_context=context, blocksize=_BLOCK)
+    user = urlsplit(proxy)
+    headers = None
+    if user.username:
+        pair = f"{unquote(user.username)}:{unquote(user.password or '')}"
+        headers = urllib3.make_headers(proxy_basic_auth=pair)
+    return urllib3.ProxyManager(proxy, proxy_headers=headers, maxsize=8, ssl_context=context, blocksize=_BLOCK)
 
 
 def redirected(url: str, location: str, endpoint: Endpoint) -> str:
     """Where a `Location` leads. From HTTPS to HTTP it may only lead where plain HTTP is allowed anyway."""
-    following = urljoin(url, location)
-    before, after = urlsplit(url), urlsplit(following)
-    if after.scheme not in ("http", "https") or not after.netloc:
+    try:
+        following = urljoin(url, location)
+        before, after = urlsplit(url), urlsplit(following)
+        usable = after.scheme in ("http", "https") and bool(after.hostname) and after.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
         raise Unavailable(f"registry {endpoint.authority}: redirect to {clean(location, 80)!r}")
     if before.scheme == "https" and after.scheme == "http" and not endpoint.plain_fallback:
         raise Unavailable(f"registry {endpoint.authority}: redirect from https to http refused")
@@ -162,7 +184,8 @@ def redirected(url: str, location: str, endpoint: Endpoint) -> str:
 def discard(response: Response) -> None:
     """Be done with an answer; a short rest is read so that the connection can be used again."""
     try:
-        if int(response.headers.get("Content-Length") or 0) <= 64 << 10:
+        # Nothing remains of an answer to HEAD, whatever length it announces.
+        if (response.length_remaining or 0) <= 64 << 10:
             response.read(64 << 10, decode_content=False)
     except (urllib3.exceptions.HTTPError, ValueError, OSError):
         pass  # nobody waits for these bytes

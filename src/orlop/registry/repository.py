@@ -7,6 +7,7 @@ pushed or mounted there.
 from __future__ import annotations
 
 import threading
+import time
 from typing import Any
 
 import msgspec
@@ -17,6 +18,8 @@ from orlop.spec.digest import Digest
 from orlop.spec.errors import InvalidArgument, OrlopError
 from orlop.spec.image import Descriptor, Index, Manifest, parse_manifest
 
+_UPLOAD_SECONDS = 3600  # an upload that nobody goes on with for so long is dropped
+
 
 class Stored(msgspec.Struct, frozen=True):
     """A manifest as it was pushed."""
@@ -26,12 +29,17 @@ class Stored(msgspec.Struct, frozen=True):
     raw: bytes
 
 
+class _Pending(msgspec.Struct):
+    upload: Upload
+    touched: float
+
+
 class Repositories:
     """All repositories over one storage; verbs of the distribution-spec without HTTP."""
 
     def __init__(self, storage: Storage) -> None:
         self.storage = storage
-        self._uploads: dict[tuple[str, str], Upload] = {}
+        self._uploads: dict[tuple[str, str], _Pending] = {}
         self._lock = threading.Lock()
 
     # Blobs
@@ -59,15 +67,21 @@ class Repositories:
         import secrets
 
         key = secrets.token_hex(16)
+        now = time.monotonic()
         with self._lock:
-            self._uploads[name, key] = self.storage.upload()
+            stale = [at for at, pending in self._uploads.items() if pending.touched < now - _UPLOAD_SECONDS]
+            left = [self._uploads.pop(at) for at in stale]
+            self._uploads[name, key] = _Pending(self.storage.upload(), now)
+        for pending in left:
+            pending.upload.abort()
         return key
 
     def upload(self, name: str, key: str) -> Upload:
         found = self._uploads.get((name, key))
         if found is None:
             raise Refused("BLOB_UPLOAD_UNKNOWN")
-        return found
+        found.touched = time.monotonic()
+        return found.upload
 
     def finish(self, name: str, key: str, digest: Digest) -> None:
         upload = self._take(name, key)
@@ -80,17 +94,17 @@ class Repositories:
 
     def _take(self, name: str, key: str) -> Upload:
         with self._lock:
-            upload = self._uploads.pop((name, key), None)
-        if upload is None:
+            found = self._uploads.pop((name, key), None)
+        if found is None:
             raise Refused("BLOB_UPLOAD_UNKNOWN")
-        return upload
+        return found.upload
 
     def abandon(self) -> None:
         """Drop every unfinished upload."""
         with self._lock:
             left, self._uploads = list(self._uploads.values()), {}
-        for upload in left:
-            upload.abort()
+        for pending in left:
+            pending.upload.abort()
 
     # Manifests
 

@@ -15,6 +15,7 @@ import ssl
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -24,12 +25,13 @@ import msgspec
 
 from orlop.registry.access import Access
 from orlop.registry.faults import Fault, Faults
-from orlop.registry.messages import Refused, Reply, Request, error
+from orlop.registry.messages import Content, Refused, Reply, Request, error
 from orlop.registry.repository import Repositories
 from orlop.registry.storage import MemoryStorage, Storage
 from orlop.registry.verbs import find
 
 _COPY = 1 << 20
+_REMEMBERED = 10_000  # answers that `Registry.seen` keeps
 
 
 class Seen(msgspec.Struct, frozen=True):
@@ -61,7 +63,7 @@ class Registry:
         self.repositories = Repositories(storage if storage is not None else MemoryStorage())
         self.auth = auth
         self.faults = Faults(faults)
-        self.seen: list[Seen] = []
+        self.seen: deque[Seen] = deque(maxlen=_REMEMBERED)
         self._server = _Server((host, port), _handler(self), tls)
         self._thread: threading.Thread | None = None
         self.host, self.port = host, int(self._server.server_address[1])
@@ -99,7 +101,10 @@ class Registry:
 
     def answer(self, request: Request, target: str, host: str) -> Reply:
         """From request to reply, faults included."""
-        reply = self.faults.change(f"{request.method} {target}", self._answer(request, host))
+        right = self._answer(request, host)
+        reply = self.faults.change(f"{request.method} {target}", right)
+        if isinstance(right.body, Content) and (reply.body is not right.body or reply.raw is not None):
+            right.body.file.close()
         self.seen.append(Seen(request.method, target, dict(request.headers), reply.status))
         return reply
 
@@ -201,7 +206,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def _send(self, reply: Reply) -> None:
         if reply.delay:
             time.sleep(reply.delay)
-        if reply.raw is not None:
+        if reply.raw is not None:  # no HTTP at all
             self.close_connection = True
             self.connection.sendall(reply.raw)
             return

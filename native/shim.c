@@ -864,8 +864,9 @@ static void start_container(void)
 	shut(&null);
 }
 
-/* Field 22 of /proc/PID/stat; field 2 may hold anything, so count from its last ")". 0 when the process is gone. */
-static u64 read_start_time(pid_t pid)
+/* A field of /proc/PID/stat, counted as proc(5) does; field 2 may hold anything, so from its last ")" on. 0 when the
+ * process is gone. */
+static u64 stat_field(pid_t pid, int wanted)
 {
 	char path[32], text[1024], *p;
 	size_t n = put_text(path, "/proc/");
@@ -880,9 +881,16 @@ static u64 read_start_time(pid_t pid)
 		return 0;
 	text[size] = 0;
 	p = strrchr(text, ')');
-	for (int field = 2; p && field < 22; field++)
+	for (int field = 2; p && field < wanted; field++)
 		p = strchr(p + 1, ' ');
 	return p ? strtoull(p + 1, NULL, 10) : 0;
+}
+
+/* Whether a process is on its way out: PF_EXITING of its flags is set before its descriptors are closed. */
+static int exiting(pid_t pid)
+{
+	u64 flags = stat_field(pid, 9);
+	return !flags || (flags & 4);
 }
 
 static void write_pid(void)
@@ -921,7 +929,7 @@ static void init_known(pid_t pid)
 		}
 	/* Our child, not yet reaped: the number can't belong to another process. */
 	init_pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
-	start_time = read_start_time(pid);
+	start_time = stat_field(pid, 22);
 	write_pid();
 }
 
@@ -950,7 +958,7 @@ static void report_ready(void)
 			continue;
 		}
 		shut(&report);
-		if (!init && helper)
+		if (!init && helper && !exiting(helper))
 			init_known(helper);
 	}
 }
@@ -972,9 +980,9 @@ static void exec_finish(u32 i, pid_t pid)
 
 static void exec_ready(u32 i)
 {
-	pid_t pid = execs[i].report < 0 ? 0 : read_report(execs[i].report);
+	pid_t pid = execs[i].report < 0 ? 0 : read_report(execs[i].report), alone = execs[i].helper;
 	if (pid)
-		exec_finish(i, pid > 0 ? pid : execs[i].helper);
+		exec_finish(i, pid > 0 ? pid : alone && !exiting(alone) ? alone : 0);
 }
 
 static void reaped(pid_t pid, int status)

@@ -14,7 +14,7 @@ import pytest
 from orlop.shim import spawn
 from orlop.shim.client import ShimClient
 from orlop.shim.spawn import LogFile, Shim
-from orlop.shim.state import read_state
+from orlop.shim.state import read_start_time, read_state
 from orlop.wire import frames
 from orlop.wire.frames import Exit
 
@@ -70,8 +70,7 @@ class Lab:
         finally:
             os.close(fd)
         self._pids.append(shim.pid)
-        while control.recv(100):
-            pass
+        assert control.recv(100) == b""  # the stand-in says nothing; its end is the end of the start
         control.close()
         return shim
 
@@ -82,7 +81,9 @@ class Lab:
         return self.until(lambda: read_state(self.directory / name).exit, seconds)
 
     def gone(self, shim: Shim) -> bool:
-        return not Path(f"/proc/{shim.pid}").exists()
+        return read_start_time(shim.pid) < 0
+
+    plan = staticmethod(plan)
 
     @staticmethod
     def until(condition: Callable[[], Any], seconds: float = 10.0) -> Any:

@@ -97,6 +97,7 @@ class Host:
     def networks(self, name: str = "store", **options: Any) -> Networks:
         root = self.tmp_path / name
         root.mkdir(exist_ok=True)
+        options.setdefault("cni_config", root / "net.d")
         return Networks(Database(root / "orlop.db"), root / "networks", root / "state", **options)
 
     def fetch(self, protocol: str, address: str, port: int) -> str:

@@ -13,7 +13,6 @@ may have come to rely on it.
 
 from __future__ import annotations
 
-import re
 import sqlite3
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
 
 DEFAULT = store.DEFAULT
 RESERVED = ("none", "host", "default", DEFAULT)
-_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}")
+_LONGEST_NAME = 128
 
 
 class Networks:
@@ -310,5 +309,6 @@ class Networks:
 
 
 def _check_name(name: str, what: str) -> None:
-    if not _NAME.fullmatch(name):
+    plain = name.replace("_", "").replace(".", "").replace("-", "")
+    if not (name[:1].isalnum() and plain.isalnum() and name.isascii() and len(name) <= _LONGEST_NAME):
         raise InvalidArgument(f"{what} {name[:64]!r}: only letters, digits, and _.- behind the first are allowed")

@@ -55,7 +55,7 @@ class Subnet(_Record, frozen=True, kw_only=True):
     long as possible before it is given to someone else. `range` narrows what is given out by itself."""
 
     subnet: str
-    gateway: str
+    gateway: str = ""  # always there in a network's record
     range: str = ""
     last: str = ""
 

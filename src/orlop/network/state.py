@@ -14,7 +14,6 @@ import msgspec
 
 from orlop.network.records import Attachment
 from orlop.spec.errors import Internal, from_os, os_errors
-from orlop.sys.mounts import mount, umount
 
 if TYPE_CHECKING:
     from orlop.network.cni import Cached
@@ -102,6 +101,8 @@ class State:
         return self._state / "netns" / owner
 
     def pin_namespace(self, owner: str, pid: int) -> None:
+        from orlop.sys.mounts import mount
+
         self.unpin_namespace(owner)
         target = self.namespace(owner)
         with os_errors("keep network namespace"):
@@ -112,6 +113,8 @@ class State:
     def unpin_namespace(self, owner: str) -> None:
         with os_errors("release network namespace"):
             if self.pinned(owner):
+                from orlop.sys.mounts import umount
+
                 umount(str(self.namespace(owner)), MNT_DETACH)
             self.namespace(owner).unlink(missing_ok=True)
 

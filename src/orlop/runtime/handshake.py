@@ -26,6 +26,7 @@ _NEXT: dict[tuple[str, str], Phase] = {
     ("preparing", "failed"): "failed",
     ("preparing", "end"): "died",
     ("cloned", "cloned"): "cloned",
+    ("waiting", "cloned"): "waiting",
     ("cloned", "sync"): "waiting",
     ("cloned", "failed"): "failed",
     ("cloned", "end"): "running",

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from orlop.runtime.encode import encode
-from orlop.runtime.handshake import CLONED, FAILED, GO_ON, MESSAGE_MAX, SYNC, Handshake, Message, parse_message
+from orlop.runtime.handshake import FAILED, GO_ON, MESSAGE_MAX, SYNC, Handshake, Message, parse_message
 from orlop.runtime.ops import Execve, FindExec
 from orlop.runtime.plan import Plan
 from orlop.spec.errors import ContainerExit, Internal, OrlopError, PermissionDenied
@@ -88,7 +88,9 @@ def spawn(program: int, plan: int, control: int, stdio: tuple[int, int, int], in
     """Start the helper; the pid of its first process, a child of the caller."""
     high: list[int] = []
     try:
-        high.extend(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _OUT_OF_THE_WAY) for fd in (program, *stdio, plan, control, *inherit))
+        high.extend(
+            fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _OUT_OF_THE_WAY) for fd in (program, *stdio, plan, control, *inherit)
+        )
         actions: list[tuple[int, int, int] | tuple[int, int]] = [
             (os.POSIX_SPAWN_DUP2, fd, number) for fd, number in zip(high[1:], (0, 1, 2, 3, 4), strict=False)
         ]
@@ -103,29 +105,48 @@ def spawn(program: int, plan: int, control: int, stdio: tuple[int, int, int], in
 def follow(control: socket.socket, plan: Plan, on_sync: OnSync | None = None, until: str = "") -> Launched:
     """Answer the helper until its last process has become the program, or has passed the sync point `until`."""
     state = Handshake()
-    while True:
-        data, fds, _, _ = socket.recv_fds(control, MESSAGE_MAX, 64)
-        if not data:
-            state = state.ended()
-            if state.phase == "running":
-                return Launched(state.pid)
-            raise Internal("launch helper: ended before the plan did")
-        try:
+    held: list[tuple[Message, list[int]]] = []
+    try:
+        while True:
+            data, fds, _, _ = socket.recv_fds(control, MESSAGE_MAX, 64)
+            if not data:
+                state = state.ended()
+                if state.phase == "running":
+                    return Launched(state.pid)
+                raise Internal("launch helper: ended before the plan did")
             message = parse_message(data)
+            held.append((message, fds))
             state = state.heard(message)
             if message.kind == FAILED:
                 raise failure(plan, message)
-            if message.kind == SYNC:
-                if on_sync is not None:
-                    on_sync(message.text, state.pid, fds)
-                control.send(GO_ON)
-                state = state.answered()
-                if until and message.text == until:
-                    return Launched(state.pid)
-            assert message.kind in (CLONED, SYNC)
-        finally:
-            for fd in fds:
-                os.close(fd)
+            # The child may be faster than the process that made it: a sync point is looked at once the pid is known.
+            if state.phase != "waiting" or (message.stage and not state.pid):
+                continue
+            state = _answer(control, state, held, on_sync)
+            if until and held[-1][0].text == until:
+                return Launched(state.pid)
+            _close(held)
+    finally:
+        _close(held)
+
+
+def _answer(
+    control: socket.socket, state: Handshake, held: list[tuple[Message, list[int]]], on_sync: OnSync | None
+) -> Handshake:
+    """Do what is to be done at the sync point that the helper waits at, and let it go on."""
+    held.sort(key=lambda item: item[0].kind == SYNC)  # the sync point last
+    message, fds = held[-1]
+    if on_sync is not None:
+        on_sync(message.text, state.pid, fds)
+    control.send(GO_ON)
+    return state.answered()
+
+
+def _close(held: list[tuple[Message, list[int]]]) -> None:
+    for _, fds in held:
+        for fd in fds:
+            os.close(fd)
+    held.clear()
 
 
 def failure(plan: Plan, message: Message) -> OrlopError:

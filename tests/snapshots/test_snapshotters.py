@@ -14,9 +14,10 @@ import pytest
 from orlop.metadata.database import Database
 from orlop.snapshots.copy import CopySnapshotter
 from orlop.snapshots.detached import detached, overlay_by_mount
+from orlop.snapshots.directory import DirectorySnapshotter, Usage
 from orlop.snapshots.mounts import Overlay
 from orlop.snapshots.overlay import OverlaySnapshotter
-from orlop.snapshots.snapshotter import DirectorySnapshotter, Snapshotter, Usage
+from orlop.snapshots.snapshotter import Snapshotter
 from orlop.spec.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, OutOfRange
 from orlop.sys.mounts import move_mount
 

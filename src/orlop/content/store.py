@@ -14,16 +14,18 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import msgspec
 
-from orlop.content.ingest import BlobWriter, Spool, open_writer
 from orlop.spec.digest import Digest
 from orlop.spec.errors import DataLoss, InvalidArgument, NotFound, ResourceExhausted, from_os, os_errors
 from orlop.spec.image import MAX_DOCUMENT, Descriptor
 from orlop.sys.files import replace_file
 from orlop.sys.lock import try_lock
+
+if TYPE_CHECKING:  # `run` only looks at blobs, if at that
+    from orlop.content.ingest import BlobWriter, Spool
 
 LAYOUT_VERSION = b'{"imageLayoutVersion":"1.0.0"}'
 EMPTY_INDEX = b'{"schemaVersion":2,"manifests":[]}'
@@ -93,11 +95,15 @@ class ContentStore:
         raise to give up. Where the blob is in the store already, the writer is `present`: its offset is the size and
         there is nothing to do.
         """
+        from orlop.content.ingest import open_writer
+
         self.prepare()
         return open_writer(self.root, descriptor, check)
 
     def spool(self) -> Spool:
         """Begin a blob whose digest is known only at its end."""
+        from orlop.content.ingest import Spool
+
         self.prepare()
         return Spool(self.root)
 

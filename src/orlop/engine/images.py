@@ -5,27 +5,26 @@ Looking up is on the path of `run` and reads one row; what a verb needs beyond t
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, BinaryIO
 
-from orlop.content.store import ContentStore
 from orlop.engine.image import HistoryEntry, Image, history, image_of, reference_of
 from orlop.metadata.database import Database
 from orlop.metadata.images import ImageRow, ImageTable
-from orlop.snapshots.snapshotter import Snapshotter
+from orlop.spec.digest import Digest
 from orlop.spec.errors import FailedPrecondition, InvalidArgument, NotFound, OrlopError
 from orlop.spec.platform import Platform, parse_platform, rank
 from orlop.spec.reference import Reference, parse_reference
 
 if TYPE_CHECKING:
+    from orlop.content.store import ContentStore
     from orlop.distribution.client import Registry
     from orlop.engine.gc import Collected
     from orlop.engine.images_remove import Removed
     from orlop.engine.progress import Watcher
+    from orlop.snapshots.snapshotter import Snapshotter
 
-_DIGEST = re.compile(r"(?:sha256:[0-9a-f]{64}|sha384:[0-9a-f]{96}|sha512:[0-9a-f]{128})")
-_HEX = re.compile(r"[0-9a-f]{1,64}")
+_HEX_DIGITS = frozenset("0123456789abcdef")
 __all__ = ["Image", "Images"]
 Rows = list[ImageRow]  # within `Images`, `list` is a method
 POLICIES = ("always", "missing", "never")
@@ -66,8 +65,8 @@ class Images:
 
     def find(self, text: str) -> Image | None:
         """Like `resolve`, but None where there is no such image."""
-        rows = self._by_digest(text) if _DIGEST.fullmatch(text) else self._by_name(text)
-        if not rows and _HEX.fullmatch(text):
+        rows = self._by_digest(text) if _is_digest(text) else self._by_name(text)
+        if not rows and _is_hex(text):
             rows = self._by_id_prefix(text)
         return self._image(rows[0]) if rows else None
 
@@ -221,7 +220,7 @@ class Images:
         reference = _reference(text)
         names = [str(reference)] if reference is not None else []
         hexes = text.removeprefix("sha256:")
-        found = self.table.elsewhere(names, hexes if _HEX.fullmatch(hexes) else "")
+        found = self.table.elsewhere(names, hexes if _is_hex(hexes) else "")
         if not found:
             return ""
         where = ", ".join(f"{count} match{'es' * (count > 1)} in `{namespace}`" for namespace, count in found)
@@ -250,17 +249,30 @@ def _is_digest_of(reference: Reference, row: ImageRow) -> bool:
 
 
 def _is_id(text: str) -> bool:
-    return bool(_DIGEST.fullmatch(text) or re.fullmatch(r"[0-9a-f]{64}", text))
+    return _is_digest(text) or (len(text) == 64 and _is_hex(text))
+
+
+def _is_digest(text: str) -> bool:
+    try:
+        Digest(text)
+    except InvalidArgument:
+        return False
+    return True
+
+
+def _is_hex(text: str) -> bool:
+    """Whether the text may be the beginning of an ID."""
+    return 1 <= len(text) <= 64 and _HEX_DIGITS.issuperset(text)
 
 
 def _reference(text: str) -> Reference | None:
     """`text` as a name; None where it can only be an ID. Raises `InvalidArgument` for what is neither."""
-    if _DIGEST.fullmatch(text):
+    if _is_digest(text):
         return None
     try:
         return parse_reference(text)
     except OrlopError:
-        if _HEX.fullmatch(text):
+        if _is_hex(text):
             return None
         raise
 

@@ -23,8 +23,9 @@ from orlop.layers.inherit import inherit
 from orlop.layers.limits import Applied, Limits, Ownership, WhiteoutFormat
 from orlop.metadata.leases import CONTENT, SNAPSHOT, Lease
 from orlop.snapshots.chain import chain_ids
+from orlop.snapshots.directory import Claim, Usage
 from orlop.snapshots.mounts import MAX_LAYERS
-from orlop.snapshots.snapshotter import Claim, Snapshotter, Usage
+from orlop.snapshots.snapshotter import Snapshotter
 from orlop.spec.errors import Aborted, DataLoss, InvalidArgument, OrlopError, ResourceExhausted, Unimplemented
 from orlop.spec.image import LAYER_COMPRESSION, Descriptor, ImageConfig, Manifest
 

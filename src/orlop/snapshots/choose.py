@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from orlop.metadata.database import Database
 from orlop.snapshots.mounts import overlay
-from orlop.snapshots.snapshotter import Snapshotter
 from orlop.spec.errors import FailedPrecondition, InvalidArgument, OrlopError, os_errors
 from orlop.sys.files import replace_file
 from orlop.sys.tree import remove_tree
+
+if TYPE_CHECKING:
+    from orlop.snapshots.snapshotter import Snapshotter
 
 DRIVERS = ("overlay", "copy")
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from orlop.metadata.snapshots import COMMITTED, Snapshot
+from orlop.snapshots.directory import DirectorySnapshotter, make_directory
 from orlop.snapshots.mounts import Bind, Mount
-from orlop.snapshots.snapshotter import DirectorySnapshotter, make_directory
 from orlop.spec.errors import FailedPrecondition
 
 

@@ -12,8 +12,8 @@ from typing import ClassVar
 
 from orlop.metadata.database import Database
 from orlop.metadata.snapshots import COMMITTED, Snapshot
+from orlop.snapshots.directory import DirectorySnapshotter, make_directory
 from orlop.snapshots.mounts import MAX_LAYERS, Mount, overlay
-from orlop.snapshots.snapshotter import DirectorySnapshotter, make_directory
 from orlop.spec.errors import FailedPrecondition, OutOfRange
 
 

@@ -16,6 +16,7 @@ __all__ = ["LogLine", "read"]
 
 _BLOCK = 65536
 _LONGEST = 16384 * 6 + 256  # bytes of an entry; anything longer is damage, and is not collected in memory
+_MOST_FILES = 1000  # that the shim keeps
 _LOOK = 1.0  # seconds between two looks at a container that writes nothing: its shim may have been killed
 
 
@@ -197,9 +198,9 @@ class _Files:
         except FileNotFoundError:
             return []
         tails = [name[len(prefix) :] for name in names if name.startswith(prefix)]
-        there = sorted(int(tail) for tail in tails if tail.isascii() and tail.isdigit() and len(tail) < 7)
-        highest = there[-1] if there else 0
-        return [0, *there, highest + 1, highest + 2]  # rotation may go on while the files are being opened
+        there = {int(tail) for tail in tails if tail.isascii() and tail.isdigit() and len(tail) < 7}
+        # Rotation may go on while the files are being opened, so a number that is free now is tried all the same.
+        return sorted(there | set(range(min(max(there, default=0), _MOST_FILES) + 3)))
 
     def seek_tail(self, count: int) -> None:
         """Leave out everything before the last `count` entries, reading blocks from the end backwards."""

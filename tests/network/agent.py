@@ -32,10 +32,12 @@ def answer(server, protocol):
             server.sendto(f"hello {address[0]}".encode(), address)
 
 
-def fetch(protocol, address, port):
+def fetch(protocol, address, port, own_port=0):
     with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, KINDS[protocol]) as client:
         client.settimeout(1.5)
         try:
+            if own_port:
+                client.bind(("", int(own_port)))
             client.connect((address, int(port)))
             if protocol == "udp":
                 client.send(b"hello")

@@ -58,8 +58,8 @@ class Box:
     def serve(self, protocol: str, port: int, family: int = 4) -> None:
         assert self.ask("serve", protocol, family, port) == "ok"
 
-    def fetch(self, protocol: str, address: str, port: int) -> str:
-        return self.ask("fetch", protocol, address, port)
+    def fetch(self, protocol: str, address: str, port: int, own_port: int = 0) -> str:
+        return self.ask("fetch", protocol, address, port, own_port)
 
     def kill(self) -> None:
         """End the process; its namespace goes with it."""

@@ -99,6 +99,20 @@ def test_published_port_answers_on_ipv6(host: Host, protocol: str) -> None:
     assert "refused" in host.fetch(protocol, "::1", 8080)
 
 
+def test_udp_client_meets_the_container_that_is_there_now(host: Host) -> None:
+    networks, first, second = host.networks(), host.box(), host.box()
+    for family, address in ((4, host.address), (6, host.address6)):
+        assert "refused" in host.neighbour.fetch("udp", address, 8080, 5000)
+        attach(networks, first, ports=publish("8080:80/udp"))
+        first.serve("udp", 80, family)
+        assert host.neighbour.fetch("udp", address, 8080, 5000).startswith("hello")
+        networks.detach("web")
+        attach(networks, second, "two", ports=publish("8080:80/udp"))
+        second.serve("udp", 80, family)
+        assert host.neighbour.fetch("udp", address, 8080, 5000).startswith("hello")
+        networks.detach("two")
+
+
 def test_port_published_on_one_address_answers_there_alone(host: Host) -> None:
     networks, web = host.networks(), host.box()
     attach(networks, web, ports=publish("8080:80", address="127.0.0.1") + publish("8081:80", address=host.address))

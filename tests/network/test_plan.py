@@ -52,6 +52,7 @@ def test_attach() -> None:
         "add element inet orlop any4 { tcp . 8080 : 10.88.0.2 . 80 }; "
         "add element inet orlop ports4 { 127.0.0.1 . udp . 53 : 10.88.0.2 . 53 }; "
         "add element inet orlop any6 { tcp . 8080 : fd00:88::2 . 80 }\n"
+        "host: forget udp flows to 127.0.0.1 port 53\n"
     )
 
 
@@ -60,6 +61,7 @@ def test_detach_while_others_stay() -> None:
     assert plan.render(steps) == (
         "nft: delete element inet orlop any4 { tcp . 8080 }; "
         "delete element inet orlop ports4 { 127.0.0.1 . udp . 53 }; delete element inet orlop any6 { tcp . 8080 }\n"
+        "host: forget udp flows to 127.0.0.1 port 53\n"
         f"host: delete {ATTACHMENT.host_device}\n"
     )
 
@@ -68,6 +70,7 @@ def test_last_one_takes_all_along() -> None:
     steps = plan.detach_steps(ATTACHMENT, NETWORK, NAMES, network_used=False, table_used=False)
     assert plan.render(steps) == (
         "nft: add table inet orlop; delete table inet orlop\n"
+        "host: forget udp flows to 127.0.0.1 port 53\n"
         f"host: delete {ATTACHMENT.host_device}\n"
         "host: delete orlop0\n"
     )

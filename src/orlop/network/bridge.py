@@ -11,12 +11,23 @@ from collections.abc import Callable, Sequence
 from ipaddress import ip_address
 
 from orlop.network import plan
-from orlop.network.plan import AddAddress, AddRoute, DropLink, LinkUp, MakeBridge, MakeVeth, Rules, Step, Sysctl
+from orlop.network.plan import (
+    AddAddress,
+    AddRoute,
+    DropLink,
+    ForgetFlows,
+    LinkUp,
+    MakeBridge,
+    MakeVeth,
+    Rules,
+    Step,
+    Sysctl,
+)
 from orlop.network.records import Names
 from orlop.network.rules import drop_table
 from orlop.spec.errors import AlreadyExists, Internal, NotFound, OrlopError, from_os
 from orlop.sys.libnftables import Nft, NftError
-from orlop.sys.netlink import Netlink, Refused
+from orlop.sys.netlink import NETLINK_NETFILTER, Netlink, Refused
 from orlop.wire import rtnetlink as rt
 
 DELETE_TIMEOUT = 30.0  # seconds
@@ -60,6 +71,8 @@ class Hands:
             _sysctl(step)
         elif isinstance(step, Rules):
             self._rules(step)
+        elif isinstance(step, ForgetFlows):
+            forget_flows(self._host, step)
         elif isinstance(step, DropLink):
             drop_links(self._host, [s.device for s in group if isinstance(s, DropLink)])
         else:
@@ -177,6 +190,21 @@ def _sysctl(step: Sysctl) -> None:
             return
     with open(path, "w") as file:
         file.write(step.value)
+
+
+def forget_flows(host: Netlink, step: ForgetFlows) -> None:
+    """Only flows to addresses of the host: those that it merely passes on are none of ours."""
+    from orlop.wire import conntrack
+
+    local = {rt.address_of(message).address for message in host.dump(rt.address_dump())}
+    wanted = local & {ip_address(step.address).packed} if step.address else local
+    with Netlink(protocol=NETLINK_NETFILTER) as tracker:
+        for family in (rt.AF_INET, rt.AF_INET6):
+            answers = tracker.dump(conntrack.flows_to(family, conntrack.UDP, step.port))
+            flows = [flow for flow in map(conntrack.flow_of, answers) if flow.destination in wanted]
+            for outcome in tracker.outcomes([conntrack.forget(flow) for flow in flows]):
+                if outcome.errno not in (0, errno.ENOENT):  # it may have run out by itself
+                    raise Refused(outcome, 0)
 
 
 def drop_links(host: Netlink, names: Sequence[str]) -> None:

@@ -7,13 +7,14 @@ was half made, or changed under us.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from hashlib import blake2s
 from ipaddress import ip_address, ip_interface, ip_network
 
 import msgspec
 
 from orlop.network.records import Attachment, Names, Network, PublishedPort, Subnet
-from orlop.network.rules import drop_table, network_elements, port_elements
+from orlop.network.rules import EVERYWHERE, drop_table, network_elements, port_elements
 from orlop.spec.errors import InvalidArgument
 
 IPv4, IPv6 = 4, 6
@@ -115,7 +116,18 @@ class DropLink(_Step, frozen=True):
         return f"host: delete {self.device}"
 
 
-Step = MakeBridge | MakeVeth | AddAddress | LinkUp | AddRoute | Sysctl | Rules | DropLink
+class ForgetFlows(_Step, frozen=True):
+    """What the kernel remembers of UDP flows to a port of the host's own. A client that goes on with the same port
+    would else be sent to where the flow led before. (TCP begins anew by itself.) `address` "" is any of the host's."""
+
+    address: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"host: forget udp flows to {self.address or '*'} port {self.port}"
+
+
+Step = ForgetFlows | MakeBridge | MakeVeth | AddAddress | LinkUp | AddRoute | Sysctl | Rules | DropLink
 
 
 def _side(inside: bool) -> str:
@@ -238,7 +250,14 @@ def attach_steps(network: Network, attachment: Attachment, names: Names, pid: in
         LinkUp(inside, inside=True),
         *(AddRoute(inside, gateway) for gateway in attachment.gateways),
         Rules(network_elements(names, network) + port_elements(names, attachment)),
+        *_forgotten(attachment),
     )
+
+
+def _forgotten(attachment: Attachment) -> Iterator[Step]:
+    for port in attachment.ports:
+        if port.protocol == "udp":
+            yield ForgetFlows("" if port.host_address in EVERYWHERE else port.host_address, port.host_port)
 
 
 def detach_steps(
@@ -252,7 +271,7 @@ def detach_steps(
         links.append(DropLink(network.device))
     if not table_used:
         rules = drop_table(names)
-    return (*((Rules(rules),) if rules else ()), *links)
+    return (*((Rules(rules),) if rules else ()), *_forgotten(attachment), *links)
 
 
 def withdraw_steps(network: Network, names: Names, *, table_used: bool) -> tuple[Step, ...]:

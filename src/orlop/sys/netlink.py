@@ -1,4 +1,4 @@
-"""NETLINK_ROUTE sockets: requests out, acknowledgements and dumps in (netlink(7), rtnetlink(7))."""
+"""Netlink sockets: requests out, acknowledgements and dumps in (netlink(7), rtnetlink(7))."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from orlop.spec.errors import DeadlineExceeded, Internal
 from orlop.wire import rtnetlink as rt
 
 SOL_NETLINK = 270
+NETLINK_NETFILTER = 12
 _CAP_ACK, _EXT_ACK, _STRICT = 10, 11, 12
 # The kernel fills dumps into datagrams of at most 32 KiB
 _DATAGRAM = 1 << 16
@@ -28,17 +29,15 @@ class Refused(OSError):
 
 
 class Netlink:
-    """A NETLINK_ROUTE socket in the namespace where it was made: here and now, or wherever `fd` comes from.
+    """A netlink socket in the namespace where it was made: here and now, or wherever `fd` comes from.
 
     The descriptor `fd` stays the caller's. Not for use by several threads at once.
     """
 
-    def __init__(self, fd: int | None = None) -> None:
-        if fd is None:
-            self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
-        else:
-            # family given, so that nothing has to be asked of the descriptor
-            self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE, fileno=os.dup(fd))
+    def __init__(self, fd: int | None = None, protocol: int = socket.NETLINK_ROUTE) -> None:
+        # all of it given, so that nothing has to be asked of the descriptor
+        kind = socket.SOCK_RAW | (socket.SOCK_CLOEXEC if fd is None else 0)
+        self._socket = socket.socket(socket.AF_NETLINK, kind, protocol, fileno=None if fd is None else os.dup(fd))
         self._sequence = 0
         self._socket.settimeout(TIMEOUT)
         for option in (_CAP_ACK, _EXT_ACK, _STRICT):
@@ -53,6 +52,8 @@ class Netlink:
 
     def outcomes(self, requests: Sequence[rt.Request]) -> list[rt.Failure]:
         """As `perform`, but returns what became of each request."""
+        if not requests:
+            return []
         first = self._send(requests)
         found: dict[int, rt.Failure] = {}
         while len(found) < len(requests):

@@ -39,18 +39,19 @@
 #include <unistd.h>
 
 #define SLOTS 64
+#define control slots[SLOTS]
+#define report slots[SLOTS + 1]
 #define FIRST_INHERITED 6
-#define HIGH 256 /* slots live up here, so that Dup may fill any lower number */
 enum { CLONED = 1, SYNC = 2, FAILED = 3 };
 
 struct bytes { const uint8_t *data; uint32_t length; };
 struct words { const uint8_t *data; uint32_t count; };
 struct reader { const uint8_t *at, *end; int bad; };
 
-static int slots[SLOTS];
-static int control = 4, report = 5;
+static int slots[SLOTS + 2]; /* and beyond those of the plan: the helper's own */
 static uint32_t stage, op_index;
-static int pivoted;
+static int pivoted, absent; /* the root is the container's; the operation named a slot that is empty */
+static mode_t mask = 022;   /* what the program gets; during set-up it is 0, so that modes are meant as written */
 static char detail[512];
 
 /* ---- decoding */
@@ -125,16 +126,12 @@ static __attribute__((noreturn)) void fail(int error) {
 /* ---- descriptors and paths */
 
 static int slot_ok(int slot) { return slot >= 0 && slot < SLOTS; }
-static int slot_fd(int slot) { return slot_ok(slot) ? slots[slot] : -1; }
-static int raised(int fd) { /* the same description at a high number, close-on-exec; takes over fd */
-  if (fd < 0 || fd >= HIGH) return fd;
-  int high = fcntl(fd, F_DUPFD_CLOEXEC, HIGH), e = errno;
-  close(fd);
-  errno = e;
-  return high;
+static int slot_fd(int slot) {
+  int fd = slot_ok(slot) ? slots[slot] : -1;
+  if (fd < 0) { absent |= slot_ok(slot); errno = EBADF; }
+  return fd;
 }
 static int put(int slot, int fd) { /* takes over fd */
-  fd = raised(fd);
   if (fd < 0) return -errno;
   if (!slot_ok(slot)) { close(fd); return -EBADMSG; }
   if (slots[slot] >= 0) close(slots[slot]);
@@ -147,50 +144,62 @@ static int put(int slot, int fd) { /* takes over fd */
 static int done(long result) { return result < 0 ? -errno : 0; }
 
 static int resolve(int at, const char *path, uint64_t flags, uint64_t mode) {
-  if (at < 0) return open(path, (int)flags | O_CLOEXEC, (mode_t)mode);
-  if (slot_fd(at) < 0) { errno = EBADF; return -1; }
-  struct open_how how = {.flags = flags | O_CLOEXEC, .mode = mode, .resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS};
-  if (!(flags & O_CREAT)) how.mode = 0;
-  int fd;
+  struct open_how how = {.flags = flags | O_CLOEXEC, .mode = flags & O_CREAT ? mode : 0};
+  int dir = at < 0 ? AT_FDCWD : slot_fd(at), fd;
+  if (dir == -1) return -1;
+  if (at >= 0) how.resolve = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS;
+  /* /proc/self/fd/N of this process may lead back to the host: no link of an image may use it. */
+  else if (pivoted) how.resolve = RESOLVE_NO_MAGICLINKS;
   /* A rename elsewhere on the file system makes a walk with ".." uncertain; the kernel asks to try again. */
   for (int i = 0; i < 64; i++) {
-    fd = (int)syscall(SYS_openat2, slots[at], *path ? path : "/", &how, sizeof how);
+    fd = (int)syscall(SYS_openat2, dir, *path ? path : "/", &how, sizeof how);
     if (fd >= 0 || errno != EAGAIN) break;
   }
+  if (fd < 0) snprintf(detail, sizeof detail, "%.400s", path);
   return fd;
 }
 
-/* The directory that holds the last component of a path, made with its parents where it is missing. The component
- * goes to `name`. Each step is taken from the descriptor of the one before it: a link planted meanwhile is followed
- * inside the root or not at all. Lexical ".." is refused: the compiler has cleaned the path. */
-static int parent_of(int at, const char *path, char *name, mode_t mode) {
-  char prefix[PATH_MAX] = "";
-  size_t length = 0;
-  const char *rest = path;
-  int fd = resolve(at, "/", O_PATH | O_DIRECTORY, 0);
-  *name = 0;
-  while (fd >= 0) {
-    rest += strspn(rest, "/");
-    size_t n = strcspn(rest, "/");
-    if (!n) return fd;
-    if (n > NAME_MAX || length + n + 2 > sizeof prefix) { close(fd); errno = ENAMETOOLONG; return -1; }
-    memcpy(name, rest, n);
-    name[n] = 0;
-    if (!strcmp(name, "..") || !strcmp(name, ".")) { close(fd); errno = EINVAL; return -1; }
-    if (!rest[n + strspn(rest + n, "/")]) return fd;
-    prefix[length] = '/';
-    memcpy(prefix + length + 1, name, n + 1);
-    length += n + 1;
-    int next = resolve(at, prefix, O_PATH | O_DIRECTORY, 0);
-    if (next < 0 && errno == ENOENT) {
-      if (mkdirat(fd, name, mode) && errno != EEXIST) { close(fd); return -1; }
-      next = resolve(at, prefix, O_PATH | O_DIRECTORY, 0);
-    }
+/* The directory at the first `length` bytes of a path. What is missing is made, the last component with `mode` and
+ * noted in `made`. Each is made in the descriptor of the one before it, which the kernel resolved inside the root: a
+ * link planted meanwhile is followed inside the root or not at all. A link to what is not there has that made. */
+static int directory(int at, const char *path, size_t length, mode_t mode, int *made, int depth) {
+  char text[PATH_MAX], link[PATH_MAX];
+  size_t start, end = 0;
+  int fd = resolve(at, *path == '/' ? "/" : ".", O_PATH | O_DIRECTORY, 0), next;
+  for (; fd >= 0; close(fd), fd = next) {
+    start = end + strspn(path + end, "/");
+    if (start >= length) return fd;
+    end = start + strcspn(path + start, "/");
+    if (end >= sizeof text) { errno = ENAMETOOLONG; next = -1; continue; }
+    memcpy(text, path, end);
+    text[end] = 0;
+    next = resolve(at, text, O_PATH | O_DIRECTORY, 0);
+    if (next >= 0 || errno != ENOENT) continue;
+    int last = end + strspn(path + end, "/") >= length;
+    if (!mkdirat(fd, text + start, last ? mode : 0755)) *made |= last;
+    else if (errno != EEXIST) continue;
+    next = resolve(at, text, O_PATH | O_DIRECTORY, 0);
+    if (next >= 0 || errno != ENOENT || depth > 7) continue;
+    ssize_t n = readlinkat(fd, text + start, link, sizeof link);
+    if (n <= 0) continue;
     close(fd);
-    fd = next;
-    rest += n;
+    int whole = snprintf(text, sizeof text, "%.*s%.*s%s", *link == '/' ? 0 : (int)start, path, (int)n, link, path + end);
+    if (whole >= (int)sizeof text) { errno = ENAMETOOLONG; return -1; }
+    return directory(at, text, (size_t)whole - (strlen(path) - length), mode, made, depth + 1);
   }
   return fd;
+}
+/* The directory that holds the last component of a path, which goes to `name`. */
+static int parent_of(int at, const char *path, char *name) {
+  size_t end = strlen(path), start;
+  int made;
+  while (end && path[end - 1] == '/') end--;
+  for (start = end; start && path[start - 1] != '/'; start--) {}
+  if (end - start > NAME_MAX) { errno = ENAMETOOLONG; return -1; }
+  memcpy(name, path + start, end - start);
+  name[end - start] = 0;
+  if (!*name || !strcmp(name, "..") || !strcmp(name, ".")) { errno = EINVAL; return -1; }
+  return directory(at, path, start, 0755, &made, 0);
 }
 
 static int proc_fd(int fd, char *text) { return snprintf(text, 40, "/proc/self/fd/%d", fd); }
@@ -212,9 +221,15 @@ static int op_Open(const struct Open *a) {
 static int op_Close(const struct Close *a) { NEED(a->slot); close(slots[a->slot]); slots[a->slot] = -1; return 0; }
 static int op_Dup(const struct Dup *a) {
   NEED(a->slot);
-  return a->fd < 0 || a->fd >= HIGH ? -EBADMSG : done(dup2(slots[a->slot], a->fd));
+  /* The number may be one of the helper's: that descriptor moves out of the way. */
+  for (int i = 0; i < SLOTS + 2; i++)
+    if (slots[i] == a->fd && (slots[i] = fcntl(a->fd, F_DUPFD_CLOEXEC, 128)) < 0) return -errno;
+  return done(dup2(slots[a->slot], a->fd));
 }
-static int op_CloseRange(const struct CloseRange *a) { return done(syscall(SYS_close_range, a->first, a->last, a->flags)); }
+/* Always at exec: to close the control socket would look like success. */
+static int op_CloseRange(const struct CloseRange *a) {
+  return done(syscall(SYS_close_range, a->first, a->last, a->flags | 4 /* CLOSE_RANGE_CLOEXEC */));
+}
 static int op_Socket(const struct Socket *a) { return put(a->slot, socket(a->domain, a->type | SOCK_CLOEXEC, a->protocol)); }
 static int op_SendFd(const struct SendFd *a) {
   NEED(a->socket); NEED(a->fd);
@@ -239,7 +254,7 @@ static int op_Connect(const struct Connect *a) {
 
 static int op_Setns(const struct Setns *a) { NEED(a->slot); return done(setns(slots[a->slot], (int)a->nstype)); }
 static int op_Unshare(const struct Unshare *a) { return done(unshare((int)a->flags)); }
-static int op_Setsid(const struct Setsid *a) { (void)a; return setsid() < 0 && errno != EPERM ? -errno : 0; }
+static int op_Setsid(const struct Setsid *a) { (void)a; return getsid(0) == getpid() ? 0 : done(setsid()); }
 static int op_Keyring(const struct Keyring *a) { return done(syscall(SYS_keyctl, 1 /* KEYCTL_JOIN_SESSION_KEYRING */, a->name)); }
 
 struct clone_arguments {
@@ -247,18 +262,23 @@ struct clone_arguments {
 };
 static int op_Clone(const struct Clone *a) {
   struct clone_arguments c = {.flags = a->flags | CLONE_PARENT};
-  if (slot_ok(a->cgroup) && slots[a->cgroup] >= 0) { c.flags |= 0x200000000ULL /* CLONE_INTO_CGROUP */; c.cgroup = (uint64_t)slots[a->cgroup]; }
+  int told[2], child;
+  char text[16];
+  if (slot_ok(a->cgroup)) { NEED(a->cgroup); c.flags |= 0x200000000ULL /* CLONE_INTO_CGROUP */; c.cgroup = (uint64_t)slots[a->cgroup]; }
+  if (pipe2(told, O_CLOEXEC)) return -errno;
   /* With CLONE_PARENT the child's exit signal is the caller's own. */
   long pid = syscall(SYS_clone3, &c, sizeof c);
-  if (pid < 0 && errno == ENOSYS && !c.cgroup)
+  if (pid < 0 && errno == ENOSYS && !c.cgroup && c.flags < 0x100000000ULL && !(c.flags & 0xff))
     pid = syscall(SYS_clone, (unsigned long)c.flags | SIGCHLD, 0, 0, 0, 0);
   if (pid < 0) return -errno;
-  if (pid == 0) return 0;
-  char text[16];
-  int n = snprintf(text, sizeof text, "%ld\n", pid);
-  tell(CLONED, (int32_t)pid, "", NULL, 0);
-  if (report >= 0 && write(report, text, (size_t)n) < 0) _exit(1);
-  _exit(0);
+  if (pid == 0) { /* goes on when its number is known, and not at all when the cloner was killed before it said it */
+    close(told[1]);
+    if (read(told[0], text, 1) != 1) _exit(1);
+    return close(told[0]);
+  }
+  child = snprintf(text, sizeof text, "%ld\n", pid);
+  if (tell(CLONED, (int32_t)pid, "", NULL, 0) || (report >= 0 && write(report, text, (size_t)child) != child)) _exit(1);
+  _exit(write(told[1], "", 1) != 1);
 }
 
 /* ---- identity of the host */
@@ -284,87 +304,58 @@ static int own(int fd, uint32_t uid, uint32_t gid) {
   return uid == (uint32_t)-1 && gid == (uint32_t)-1 ? 0 : done(fchownat(fd, "", uid, gid, AT_EMPTY_PATH));
 }
 static int op_Mkdir(const struct Mkdir *a) {
-  char name[NAME_MAX + 1];
-  int there = resolve(a->at, a->path, O_PATH | O_DIRECTORY, 0), e = 0;
-  if (there >= 0) { close(there); return 0; }
-  if (errno != ENOENT) return -errno;
-  int dir = parent_of(a->at, a->path, name, 0755);
-  if (dir < 0) return -errno;
-  mode_t mask = umask(0);
-  if (mkdirat(dir, name, a->mode & 07777)) e = errno == EEXIST ? 0 : -errno;
-  else {
-    int fd = openat(dir, name, O_PATH | O_NOFOLLOW | O_DIRECTORY | O_CLOEXEC);
-    e = fd < 0 ? -errno : own(fd, a->uid, a->gid);
-    if (fd >= 0) close(fd);
-  }
-  umask(mask);
-  close(dir);
+  int made = 0, fd = resolve(a->at, a->path, O_PATH | O_DIRECTORY, 0);
+  if (fd < 0 && errno == ENOENT) fd = directory(a->at, a->path, strlen(a->path), a->mode & 07777, &made, 0);
+  if (fd < 0) return -errno;
+  int e = made ? own(fd, a->uid, a->gid) : 0;
+  close(fd);
   return e;
 }
 static int op_Target(const struct Target *a) {
   char name[NAME_MAX + 1];
-  int like = slot_ok(a->like) ? slots[a->like] : -1;
-  if (slot_ok(a->like) && like < 0) return 0;
-  int directory = like < 0 || is_directory(like);
-  int there = resolve(a->at, a->path, O_PATH, 0), e = 0;
-  if (there >= 0) {
-    e = is_directory(there) == directory ? 0 : directory ? -ENOTDIR : -EISDIR;
-    close(there);
-    return e;
+  int like = slot_fd(a->like), made, e;
+  if (absent) return 0;
+  int wanted = like < 0 || is_directory(like);
+  int fd = resolve(a->at, a->path, O_PATH, 0);
+  if (fd < 0 && errno == ENOENT && wanted) fd = directory(a->at, a->path, strlen(a->path), 0755, &made, 0);
+  else if (fd < 0 && errno == ENOENT) {
+    int dir = parent_of(a->at, a->path, name);
+    if (dir < 0) return -errno;
+    close(dir);
+    fd = resolve(a->at, a->path, O_WRONLY | O_CREAT | O_NONBLOCK | O_NOCTTY, 0644);
   }
-  if (errno != ENOENT) return -errno;
-  int dir = parent_of(a->at, a->path, name, 0755);
-  if (dir < 0) return -errno;
-  if (directory) e = done(mkdirat(dir, name, 0755));
-  else {
-    int fd = openat(dir, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0644);
-    if (fd < 0) e = -errno; else close(fd);
-  }
-  /* A link that dangles inside the root: make what it points to, as far as that stays inside. */
-  if (e == -EEXIST && !directory) {
-    int fd = resolve(a->at, a->path, O_WRONLY | O_CREAT, 0644);
-    if (fd >= 0) { close(fd); e = 0; }
-  }
-  close(dir);
+  if (fd < 0) return -errno;
+  e = is_directory(fd) == wanted ? 0 : wanted ? -ENOTDIR : -EISDIR;
+  close(fd);
   return e;
 }
 static int op_Mknod(const struct Mknod *a) {
   char name[NAME_MAX + 1];
-  int dir = parent_of(a->at, a->path, name, 0755), e = 0;
-  if (dir < 0) return -errno;
-  mode_t mask = umask(0);
+  struct stat s;
   dev_t device = makedev(a->major, a->minor);
-  if (mknodat(dir, name, a->mode, device)) {
-    struct stat s;
-    e = -errno;
-    if (errno == EEXIST && !fstatat(dir, name, &s, AT_SYMLINK_NOFOLLOW) && (s.st_mode & S_IFMT) == (a->mode & S_IFMT) &&
-        (s.st_rdev == device || S_ISFIFO(s.st_mode))) e = 0;
-  }
-  if (!e) {
-    int fd = openat(dir, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+  int dir = parent_of(a->at, a->path, name), fd = -1, e = 0;
+  if (dir < 0) return -errno;
+  if (!mknodat(dir, name, a->mode, device)) {
+    fd = openat(dir, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
     e = fd < 0 ? -errno : own(fd, a->uid, a->gid);
-    if (fd >= 0) close(fd);
-  }
-  umask(mask);
+  } else if (errno != EEXIST || fstatat(dir, name, &s, AT_SYMLINK_NOFOLLOW)) e = -errno;
+  else if ((s.st_mode & S_IFMT) != (a->mode & S_IFMT) || (s.st_rdev != device && !S_ISFIFO(s.st_mode))) e = -EEXIST;
+  if (fd >= 0) close(fd);
   close(dir);
   return e;
 }
 static int op_Symlink(const struct Symlink *a) {
-  char name[NAME_MAX + 1], old[PATH_MAX];
-  int dir = parent_of(a->at, a->path, name, 0755), e = 0;
+  char name[NAME_MAX + 1], old[PATH_MAX] = "";
+  int dir = parent_of(a->at, a->path, name), e;
   if (dir < 0) return -errno;
-  if (symlinkat(a->target, dir, name)) {
-    e = -errno;
-    if (errno == EEXIST) {
-      ssize_t n = readlinkat(dir, name, old, sizeof old - 1);
-      if (n >= 0) { old[n] = 0; if (!strcmp(old, a->target)) e = 0; }
-    }
-  }
+  e = done(symlinkat(a->target, dir, name));
+  if (e == -EEXIST && readlinkat(dir, name, old, sizeof old - 1) > 0 && !strcmp(old, a->target)) e = 0;
   close(dir);
   return e;
 }
 static int op_WriteFile(const struct WriteFile *a) {
-  int fd = resolve(a->at, a->path, O_WRONLY | a->flags, 0644);
+  /* What must be a kernel's file, yet is a fifo or a terminal, must not make the helper wait or get it a terminal. */
+  int fd = resolve(a->at, a->path, O_WRONLY | a->flags | (a->magic ? O_NONBLOCK | O_NOCTTY : 0), 0644);
   if (fd < 0) return -errno;
   int e = on_magic(fd, a->magic);
   if (!e) {
@@ -391,7 +382,7 @@ static int op_Chdir(const struct Chdir *a) {
   }
   return 0;
 }
-static int op_Umask(const struct Umask *a) { umask(a->mask); return 0; }
+static int op_Umask(const struct Umask *a) { mask = a->mask & 0777; return 0; }
 static int op_Chown(const struct Chown *a) { NEED(a->slot); return own(slots[a->slot], a->uid, a->gid); }
 
 /* ---- mounts */
@@ -406,28 +397,32 @@ static int op_Mount(const struct Mount *a) {
   return e;
 }
 static int op_Fsopen(const struct Fsopen *a) { return put(a->slot, (int)syscall(SYS_fsopen, a->fstype, 1 /* FSOPEN_CLOEXEC */)); }
-static void context_message(int fd) { /* the kernel's own words: "e overlay: ..." */
-  char text[256];
-  ssize_t n = read(fd, text, sizeof text - 1);
-  if (n > 2) { text[n] = 0; text[strcspn(text, "\n")] = 0; snprintf(detail, sizeof detail, "%s", text + 2); }
+static int context_error(int fd, int error) { /* the kernel's own words: lines such as "e overlay: ..." */
+  size_t used = strlen(strcpy(detail, ""));
+  for (ssize_t n; used < 400 && (n = read(fd, detail + used, sizeof detail - used - 3)) > 2;) {
+    char *line = detail + used;
+    line[n] = 0;
+    memmove(line, line + 2, (size_t)n - 1);
+    line[strcspn(line, "\n")] = 0;
+    used += strlen(strcat(line, "; "));
+  }
+  if (used) detail[used - 2] = 0;
+  return -error;
 }
 static int op_Fsconfig(const struct Fsconfig *a) {
   NEED(a->slot);
   long r = syscall(SYS_fsconfig, slots[a->slot], a->command, a->command == 6 ? NULL : a->key, a->command == 1 ? a->value : NULL, 0);
-  int e = done(r);
-  if (e) context_message(slots[a->slot]);
-  return e;
+  return r < 0 ? context_error(slots[a->slot], errno) : 0;
 }
 static int op_Fsmount(const struct Fsmount *a) {
   NEED(a->context);
   int fd = (int)syscall(SYS_fsmount, slots[a->context], 1 /* FSMOUNT_CLOEXEC */, a->attributes);
-  if (fd < 0) { int e = errno; context_message(slots[a->context]); errno = e; }
-  return put(a->slot, fd);
+  return fd < 0 ? context_error(slots[a->context], errno) : put(a->slot, fd);
 }
 static int op_OpenTree(const struct OpenTree *a) {
-  if (a->at < 0) return put(a->slot, (int)syscall(SYS_open_tree, AT_FDCWD, a->path, a->flags | O_CLOEXEC));
+  if (a->at < 0 && !pivoted) return put(a->slot, (int)syscall(SYS_open_tree, AT_FDCWD, a->path, a->flags | O_CLOEXEC));
   int fd = *a->path ? resolve(a->at, a->path, O_PATH | (a->flags & AT_SYMLINK_NOFOLLOW ? O_NOFOLLOW : 0), 0) : slot_fd(a->at);
-  if (fd < 0) { if (!*a->path) return 0; return -errno; }
+  if (fd < 0) return -errno;
   int tree = (int)syscall(SYS_open_tree, fd, "", a->flags | O_CLOEXEC | AT_EMPTY_PATH), e = errno;
   if (*a->path) close(fd);
   errno = e;
@@ -440,11 +435,14 @@ static int op_MountSetattr(const struct MountSetattr *a) {
   if (slot_ok(a->userns)) { if (slots[a->userns] < 0) return 0; m.userns = (uint64_t)slots[a->userns]; }
   long r = syscall(442 /* mount_setattr */, slots[a->slot], "", a->flags | AT_EMPTY_PATH, &m, sizeof m);
   if (!r || errno != ENOSYS || m.userns || a->flags & 0x8000 /* AT_RECURSIVE */) return done(r);
-  /* Linux before 5.12: the flags of mount(2) have the same low bits. */
+  /* Linux before 5.12 has mount(2), whose first four flags are the same and whose others are kept as they are. */
   char path[40];
+  struct statfs f;
   proc_fd(slots[a->slot], path);
   if (a->propagation) return done(mount(NULL, path, NULL, a->propagation, NULL));
-  return done(mount(NULL, path, NULL, MS_REMOUNT | MS_BIND | (a->set & 15), NULL));
+  if ((a->set | a->clear) & ~15ULL || fstatfs(slots[a->slot], &f)) return -ENOSYS;
+  unsigned long now = (unsigned long)f.f_flags, kept = now & (15 | MS_NOATIME | MS_NODIRATIME) & ~a->clear;
+  return done(mount(NULL, path, NULL, MS_REMOUNT | MS_BIND | kept | a->set | (now & 4096 /* ST_RELATIME */ ? MS_RELATIME : 0), NULL));
 }
 static int op_MoveMount(const struct MoveMount *a) {
   NEED(a->slot);
@@ -463,50 +461,52 @@ static int op_Propagation(const struct Propagation *a) {
   close(fd);
   return e;
 }
+static int empty_directory(void) {
+  int context = (int)syscall(SYS_fsopen, "tmpfs", 1), fd = -1;
+  if (context >= 0 && !syscall(SYS_fsconfig, context, 0, "ro", NULL, 0) && !syscall(SYS_fsconfig, context, 6, NULL, NULL, 0))
+    fd = (int)syscall(SYS_fsmount, context, 1, 1 | 2 | 4 | 8 /* MOUNT_ATTR_RDONLY, NOSUID, NODEV, NOEXEC */);
+  int e = errno;
+  if (context >= 0) close(context);
+  errno = e;
+  return fd;
+}
 static int op_Mask(const struct Mask *a) {
-  int fd = resolve(a->at, a->path, O_PATH, 0), e, cover;
+  struct stat s;
+  int fd = resolve(a->at, a->path, O_PATH, 0), cover, e;
   if (fd < 0) return errno == ENOENT || errno == ENOTDIR ? 0 : -errno;
-  if (is_directory(fd)) {
-    int context = (int)syscall(SYS_fsopen, "tmpfs", 1);
-    cover = -1;
-    if (context >= 0 && !syscall(SYS_fsconfig, context, 1, "size", "0", 0) && !syscall(SYS_fsconfig, context, 0, "ro", NULL, 0) &&
-        !syscall(SYS_fsconfig, context, 6, NULL, NULL, 0)) cover = (int)syscall(SYS_fsmount, context, 1, 1 | 2 | 4 | 8);
-    e = cover < 0 ? -errno : 0;
-    if (context >= 0) close(context);
-  } else {
-    cover = slot_fd(a->null) < 0 ? -1 : (int)syscall(SYS_open_tree, slots[a->null], "", 1 /* CLONE */ | O_CLOEXEC | AT_EMPTY_PATH);
-    e = cover < 0 ? (slot_fd(a->null) < 0 ? -EBADMSG : -errno) : 0;
-  }
-  if (!e) e = done(syscall(SYS_move_mount, cover, "", fd, "", 0x44));
+  if (is_directory(fd)) cover = empty_directory();
+  /* An image or a mount may have put something else where the null device was looked for. */
+  else if (fstat(slot_fd(a->null), &s) || !S_ISCHR(s.st_mode) || s.st_rdev != makedev(1, 3)) { cover = -1; errno = ENODEV; absent = 0; }
+  else cover = (int)syscall(SYS_open_tree, slots[a->null], "", 1 /* OPEN_TREE_CLONE */ | O_CLOEXEC | AT_EMPTY_PATH);
+  e = cover < 0 ? -errno : done(syscall(SYS_move_mount, cover, "", fd, "", 0x44));
   if (cover >= 0) close(cover);
   close(fd);
   return e;
 }
 static int op_PivotRoot(const struct PivotRoot *a) {
   NEED(a->root);
-  /* pivot_root(".", ".") puts the old root on top of the new one, from where it is detached: no directory needed. */
-  if (fchdir(slots[a->root]) || syscall(SYS_pivot_root, ".", ".") || umount2(".", MNT_DETACH) || chdir("/")) return -errno;
+  /* pivot_root(".", ".") puts the old root on top of the new one, from where it is detached: no directory needed. It
+   * becomes a slave first, whatever the plan made of it: the detaching must never reach the host. */
+  int old = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
+  if (old < 0 || fchdir(slots[a->root]) || syscall(SYS_pivot_root, ".", ".") || fchdir(old) ||
+      mount(NULL, ".", NULL, MS_SLAVE | MS_REC, NULL) || umount2(".", MNT_DETACH) || chdir("/")) return -errno;
   pivoted = 1;
-  return 0;
+  return close(old);
 }
 static int op_MoveRoot(const struct MoveRoot *a) {
   NEED(a->root);
-  if (fchdir(slots[a->root]) || mount(".", "/", NULL, MS_MOVE, NULL) || chroot(".") || chdir("/")) return -errno;
-  pivoted = 1;
-  return 0;
+  return fchdir(slots[a->root]) || mount(".", "/", NULL, MS_MOVE, NULL) || chroot(".") || chdir("/") ? -errno : !(pivoted = 1);
 }
 static int op_Chroot(const struct Chroot *a) {
   NEED(a->root);
-  if (fchdir(slots[a->root]) || chroot(".") || chdir("/")) return -errno;
-  pivoted = 1;
-  return 0;
+  return fchdir(slots[a->root]) || chroot(".") || chdir("/") ? -errno : !(pivoted = 1);
 }
 static int op_Umount(const struct Umount *a) {
   char path[40];
   int fd = resolve(a->at, a->path, O_PATH, 0);
   if (fd < 0) return -errno;
   proc_fd(fd, path);
-  int e = done(umount2(path, (int)a->flags & ~UMOUNT_NOFOLLOW));
+  int e = a->at < 0 ? done(umount2(a->path, (int)a->flags)) : done(umount2(path, (int)a->flags & ~UMOUNT_NOFOLLOW));
   close(fd);
   return e;
 }
@@ -558,9 +558,7 @@ static int op_Copyup(const struct Copyup *a) {
   NEED(a->slot);
   int from = resolve(a->at, a->path, O_RDONLY | O_DIRECTORY, 0);
   if (from < 0) return errno == ENOENT ? 0 : -errno;
-  mode_t mask = umask(0);
   int to = openat(slots[a->slot], ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC), e = to < 0 ? -errno : copy_tree(from, to, 0);
-  umask(mask);
   if (to >= 0) close(to);
   close(from);
   return e;
@@ -569,15 +567,15 @@ static int op_Copyup(const struct Copyup *a) {
 /* ---- terminals */
 
 static int op_Pty(const struct Pty *a) {
-  int unlock = 0, master = resolve(a->at, a->path, O_RDWR | O_NOCTTY, 0), e;
-  if (master < 0) return -errno;
   struct winsize size = {.ws_row = (unsigned short)a->rows, .ws_col = (unsigned short)a->columns};
-  struct stat s;
-  if (fstat(master, &s)) { e = -errno; close(master); return e; }
+  struct stat s = {0};
+  int unlock = 0, master = resolve(a->at, a->path, O_RDWR | O_NOCTTY | O_NONBLOCK, 0), e;
+  if (master < 0) return -errno;
+  fstat(master, &s);
   if (!S_ISCHR(s.st_mode) || major(s.st_rdev) != 5 || minor(s.st_rdev) != 2) { close(master); return -ENOTTY; }
   int slave = -1;
   if (ioctl(master, TIOCSPTLCK, &unlock) || (slave = ioctl(master, TIOCGPTPEER, O_RDWR | O_NOCTTY | O_CLOEXEC)) < 0 ||
-      (a->rows && ioctl(master, TIOCSWINSZ, &size)) || (a->uid != (uint32_t)-1 && fchown(slave, a->uid, (gid_t)-1))) {
+      (a->rows && ioctl(master, TIOCSWINSZ, &size)) || (a->uid != (uint32_t)-1 && fchown(slave, a->uid, (gid_t)-1)) || fcntl(master, F_SETFL, O_RDWR)) {
     e = -errno;
     close(master);
     if (slave >= 0) close(slave);
@@ -626,7 +624,11 @@ static int op_Ambient(const struct Ambient *a) {
   return 0;
 }
 static int op_Prctl(const struct Prctl *a) {
-  return done(prctl(a->option, a->arg2, a->arg3, a->arg4, a->arg5));
+  if (prctl(a->option, a->arg2, a->arg3, a->arg4, a->arg5)) return -errno;
+  /* The parent may have died before it was asked for; from a pid namespace only its end of a pipe shows that. */
+  struct pollfd p = {.fd = report};
+  if (a->option == PR_SET_PDEATHSIG && a->arg2 && poll(&p, 1, 0) > 0) _exit(1);
+  return 0;
 }
 static int op_Rlimit(const struct Rlimit *a) {
   struct rlimit r = {a->soft, a->hard};
@@ -672,8 +674,9 @@ static int op_AwaitStart(const struct AwaitStart *a) {
   do n = read(slots[a->slot], &byte, 1); while (n < 0 && errno == EINTR);
   return n == 1 ? 0 : n < 0 ? -errno : -EPIPE;
 }
-static void plain_signals(void) {
+static void plain(void) { /* nothing of the helper's or its parent's passes through exec */
   sigset_t none;
+  umask(mask);
   for (int s = 1; s < 65; s++) signal(s, SIG_DFL);
   sigemptyset(&none);
   sigprocmask(SIG_SETMASK, &none, NULL);
@@ -686,7 +689,7 @@ static int op_Hook(const struct Hook *a) {
   if (pipe2(failed, O_CLOEXEC)) { close(input); return -errno; }
   pid_t pid = fork();
   if (pid == 0) {
-    plain_signals();
+    plain();
     dup2(input, 0);
     execve(a->path, a->args[0] ? a->args : (char *[]){(char *)a->path, NULL}, a->env);
     error = errno;
@@ -700,13 +703,14 @@ static int op_Hook(const struct Hook *a) {
   if (read(failed[0], &error, sizeof error) != sizeof error) error = 0;
   close(failed[0]);
   int pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
+  if (pidfd < 0 && !error) error = errno;
   struct pollfd p = {.fd = pidfd, .events = POLLIN};
-  int ready = error || !a->timeout_ms ? 1 : poll(&p, 1, (int)a->timeout_ms);
-  if (ready == 0) kill(pid, SIGKILL);
+  int ended = error ? 0 : poll(&p, 1, a->timeout_ms ? (int)a->timeout_ms : -1);
+  if (ended <= 0) kill(pid, SIGKILL);
   while (waitpid(pid, &status, 0) < 0 && errno == EINTR) {}
   if (pidfd >= 0) close(pidfd);
   if (error) { snprintf(detail, sizeof detail, "%s", a->path); return -error; }
-  if (ready == 0) { snprintf(detail, sizeof detail, "%s: timed out after %u ms", a->path, a->timeout_ms); return -ETIMEDOUT; }
+  if (ended <= 0) { snprintf(detail, sizeof detail, "%s: timed out after %u ms", a->path, a->timeout_ms); return -ETIMEDOUT; }
   if (!WIFEXITED(status) || WEXITSTATUS(status)) {
     if (WIFEXITED(status)) snprintf(detail, sizeof detail, "%s: exit status %d", a->path, WEXITSTATUS(status));
     else snprintf(detail, sizeof detail, "%s: killed by signal %d", a->path, WTERMSIG(status));
@@ -731,7 +735,7 @@ static int op_FindExec(const struct FindExec *a) {
 }
 static int op_Execve(const struct Execve *a) {
   int error = ENOENT;
-  plain_signals();
+  plain();
   for (char **c = a->candidates; *c; c++) {
     execve(*c, a->argv, a->env);
     int e = errno;
@@ -757,11 +761,10 @@ static void run(const uint8_t *plan, size_t length) {
   if (memcmp(take(&r, 4), "ORLP", 4) || take_u32(&r) != 1) { snprintf(detail, sizeof detail, "not a plan"); fail(EBADMSG); }
   uint32_t inherited = take_u32(&r), stages = take_u32(&r);
   if (r.bad || inherited > SLOTS) fail(EBADMSG);
-  if (syscall(SYS_close_range, FIRST_INHERITED + inherited, ~0U, 0) && errno != ENOSYS) fail(errno);
-  if ((control = raised(control)) < 0) _exit(1);
-  report = raised(report); /* there need not be one */
+  if (syscall(SYS_close_range, FIRST_INHERITED + inherited, ~0U, 0)) fail(errno);
+  if (syscall(SYS_close_range, 4, ~0U, 4 /* CLOSE_RANGE_CLOEXEC */)) fail(errno);
   close(3);
-  for (uint32_t i = 0; i < inherited; i++) if ((slots[i] = raised((int)(FIRST_INHERITED + i))) < 0) fail(errno);
+  for (int i = 0; i < (int)inherited; i++) if (fcntl(slots[i] = FIRST_INHERITED + i, F_GETFD) < 0) fail(errno);
   for (stage = 0; stage < stages; stage++) {
     uint32_t count = take_u32(&r);
     for (op_index = 0; op_index < count; op_index++) {
@@ -772,8 +775,9 @@ static void run(const uint8_t *plan, size_t length) {
       struct reader body = {take(&r, size), NULL, r.bad};
       body.end = body.at + (r.bad ? 0 : size);
       detail[0] = 0;
+      absent = 0;
       int e = r.bad ? -EBADMSG : perform(code, &body);
-      if (e < 0 && !skipped(skip, -e)) fail(-e);
+      if (e < 0 && !absent && !skipped(skip, -e)) fail(-e);
     }
   }
   snprintf(detail, sizeof detail, "the plan ends without Execve");
@@ -783,7 +787,10 @@ static void run(const uint8_t *plan, size_t length) {
 int main(void) {
   struct stat s;
   for (int i = 0; i < SLOTS; i++) slots[i] = -1;
+  control = 4;
+  report = fcntl(5, F_GETFD) < 0 ? -1 : 5;
   signal(SIGPIPE, SIG_IGN);
+  umask(0);
   /* A process that is about to enter a container must not be open to ptrace from inside; exec makes it dumpable. */
   if (prctl(PR_SET_DUMPABLE, 0)) fail(errno);
   if (fstat(3, &s)) fail(errno);

@@ -1,4 +1,5 @@
-/* The operations of a plan: numbers, arguments, decoders. Generated from optable.py by scripts/ops; do not edit. */
+/* The operations of a plan: numbers, arguments, decoders.
+ * Generated from optable.py by scripts/ops; do not edit. */
 #ifndef ORLOP_OPS_H
 #define ORLOP_OPS_H
 
@@ -187,64 +188,238 @@ static int op_Exit(const struct Exit *a);
 
 static int perform(uint16_t code, struct reader *r) {
   switch (code) {
-    case OP_Open: { struct Open a; a.slot = take_i32(r); a.at = take_i32(r); a.path = take_str(r); a.flags = take_u32(r); a.mode = take_u32(r); a.magic = take_u64(r); return finished(r) ? op_Open(&a) : -EBADMSG; }
-    case OP_Close: { struct Close a; a.slot = take_i32(r); return finished(r) ? op_Close(&a) : -EBADMSG; }
-    case OP_Dup: { struct Dup a; a.slot = take_i32(r); a.fd = take_i32(r); return finished(r) ? op_Dup(&a) : -EBADMSG; }
-    case OP_CloseRange: { struct CloseRange a; a.first = take_u32(r); a.last = take_u32(r); a.flags = take_u32(r); return finished(r) ? op_CloseRange(&a) : -EBADMSG; }
-    case OP_Socket: { struct Socket a; a.slot = take_i32(r); a.domain = take_i32(r); a.type = take_i32(r); a.protocol = take_i32(r); return finished(r) ? op_Socket(&a) : -EBADMSG; }
-    case OP_SendFd: { struct SendFd a; a.socket = take_i32(r); a.fd = take_i32(r); a.text = take_bytes(r); return finished(r) ? op_SendFd(&a) : -EBADMSG; }
-    case OP_Connect: { struct Connect a; a.slot = take_i32(r); a.path = take_str(r); return finished(r) ? op_Connect(&a) : -EBADMSG; }
-    case OP_Setns: { struct Setns a; a.slot = take_i32(r); a.nstype = take_u32(r); return finished(r) ? op_Setns(&a) : -EBADMSG; }
-    case OP_Unshare: { struct Unshare a; a.flags = take_u64(r); return finished(r) ? op_Unshare(&a) : -EBADMSG; }
-    case OP_Clone: { struct Clone a; a.flags = take_u64(r); a.cgroup = take_i32(r); return finished(r) ? op_Clone(&a) : -EBADMSG; }
-    case OP_Setsid: { struct Setsid a; a.none = 0; return finished(r) ? op_Setsid(&a) : -EBADMSG; }
-    case OP_Keyring: { struct Keyring a; a.name = take_str(r); return finished(r) ? op_Keyring(&a) : -EBADMSG; }
-    case OP_SetHostname: { struct SetHostname a; a.name = take_str(r); return finished(r) ? op_SetHostname(&a) : -EBADMSG; }
-    case OP_SetDomainname: { struct SetDomainname a; a.name = take_str(r); return finished(r) ? op_SetDomainname(&a) : -EBADMSG; }
-    case OP_LinkUp: { struct LinkUp a; a.name = take_str(r); return finished(r) ? op_LinkUp(&a) : -EBADMSG; }
-    case OP_Mkdir: { struct Mkdir a; a.at = take_i32(r); a.path = take_str(r); a.mode = take_u32(r); a.uid = take_u32(r); a.gid = take_u32(r); return finished(r) ? op_Mkdir(&a) : -EBADMSG; }
-    case OP_Target: { struct Target a; a.at = take_i32(r); a.path = take_str(r); a.like = take_i32(r); return finished(r) ? op_Target(&a) : -EBADMSG; }
-    case OP_Mknod: { struct Mknod a; a.at = take_i32(r); a.path = take_str(r); a.mode = take_u32(r); a.major = take_u32(r); a.minor = take_u32(r); a.uid = take_u32(r); a.gid = take_u32(r); return finished(r) ? op_Mknod(&a) : -EBADMSG; }
-    case OP_Symlink: { struct Symlink a; a.at = take_i32(r); a.path = take_str(r); a.target = take_str(r); return finished(r) ? op_Symlink(&a) : -EBADMSG; }
-    case OP_WriteFile: { struct WriteFile a; a.at = take_i32(r); a.path = take_str(r); a.flags = take_u32(r); a.magic = take_u64(r); a.data = take_bytes(r); return finished(r) ? op_WriteFile(&a) : -EBADMSG; }
-    case OP_Chdir: { struct Chdir a; a.at = take_i32(r); a.path = take_str(r); return finished(r) ? op_Chdir(&a) : -EBADMSG; }
-    case OP_Umask: { struct Umask a; a.mask = take_u32(r); return finished(r) ? op_Umask(&a) : -EBADMSG; }
-    case OP_Chown: { struct Chown a; a.slot = take_i32(r); a.uid = take_u32(r); a.gid = take_u32(r); return finished(r) ? op_Chown(&a) : -EBADMSG; }
-    case OP_Mount: { struct Mount a; a.source = take_str(r); a.at = take_i32(r); a.target = take_str(r); a.fstype = take_str(r); a.flags = take_u64(r); a.data = take_str(r); return finished(r) ? op_Mount(&a) : -EBADMSG; }
-    case OP_Fsopen: { struct Fsopen a; a.slot = take_i32(r); a.fstype = take_str(r); return finished(r) ? op_Fsopen(&a) : -EBADMSG; }
-    case OP_Fsconfig: { struct Fsconfig a; a.slot = take_i32(r); a.command = take_u32(r); a.key = take_str(r); a.value = take_str(r); return finished(r) ? op_Fsconfig(&a) : -EBADMSG; }
-    case OP_Fsmount: { struct Fsmount a; a.slot = take_i32(r); a.context = take_i32(r); a.attributes = take_u32(r); return finished(r) ? op_Fsmount(&a) : -EBADMSG; }
-    case OP_OpenTree: { struct OpenTree a; a.slot = take_i32(r); a.at = take_i32(r); a.path = take_str(r); a.flags = take_u32(r); return finished(r) ? op_OpenTree(&a) : -EBADMSG; }
-    case OP_MountSetattr: { struct MountSetattr a; a.slot = take_i32(r); a.flags = take_u32(r); a.set = take_u64(r); a.clear = take_u64(r); a.propagation = take_u64(r); a.userns = take_i32(r); return finished(r) ? op_MountSetattr(&a) : -EBADMSG; }
-    case OP_MoveMount: { struct MoveMount a; a.slot = take_i32(r); a.at = take_i32(r); a.target = take_str(r); return finished(r) ? op_MoveMount(&a) : -EBADMSG; }
-    case OP_Propagation: { struct Propagation a; a.at = take_i32(r); a.path = take_str(r); a.flags = take_u64(r); return finished(r) ? op_Propagation(&a) : -EBADMSG; }
-    case OP_Mask: { struct Mask a; a.at = take_i32(r); a.path = take_str(r); a.null = take_i32(r); return finished(r) ? op_Mask(&a) : -EBADMSG; }
-    case OP_PivotRoot: { struct PivotRoot a; a.root = take_i32(r); return finished(r) ? op_PivotRoot(&a) : -EBADMSG; }
-    case OP_MoveRoot: { struct MoveRoot a; a.root = take_i32(r); return finished(r) ? op_MoveRoot(&a) : -EBADMSG; }
-    case OP_Chroot: { struct Chroot a; a.root = take_i32(r); return finished(r) ? op_Chroot(&a) : -EBADMSG; }
-    case OP_Copyup: { struct Copyup a; a.slot = take_i32(r); a.at = take_i32(r); a.path = take_str(r); return finished(r) ? op_Copyup(&a) : -EBADMSG; }
-    case OP_Umount: { struct Umount a; a.at = take_i32(r); a.path = take_str(r); a.flags = take_u32(r); return finished(r) ? op_Umount(&a) : -EBADMSG; }
-    case OP_Pty: { struct Pty a; a.master = take_i32(r); a.slave = take_i32(r); a.at = take_i32(r); a.path = take_str(r); a.rows = take_u32(r); a.columns = take_u32(r); a.uid = take_u32(r); return finished(r) ? op_Pty(&a) : -EBADMSG; }
-    case OP_Ctty: { struct Ctty a; a.slot = take_i32(r); return finished(r) ? op_Ctty(&a) : -EBADMSG; }
-    case OP_SetIds: { struct SetIds a; a.uid = take_u32(r); a.gid = take_u32(r); return finished(r) ? op_SetIds(&a) : -EBADMSG; }
-    case OP_Groups: { struct Groups a; a.gids = take_words(r); return finished(r) ? op_Groups(&a) : -EBADMSG; }
-    case OP_BoundingSet: { struct BoundingSet a; a.keep = take_u64(r); return finished(r) ? op_BoundingSet(&a) : -EBADMSG; }
-    case OP_Capset: { struct Capset a; a.permitted = take_u64(r); a.effective = take_u64(r); a.inheritable = take_u64(r); return finished(r) ? op_Capset(&a) : -EBADMSG; }
-    case OP_Ambient: { struct Ambient a; a.raise_ = take_u64(r); return finished(r) ? op_Ambient(&a) : -EBADMSG; }
-    case OP_Prctl: { struct Prctl a; a.option = take_i32(r); a.arg2 = take_u64(r); a.arg3 = take_u64(r); a.arg4 = take_u64(r); a.arg5 = take_u64(r); return finished(r) ? op_Prctl(&a) : -EBADMSG; }
-    case OP_Rlimit: { struct Rlimit a; a.resource = take_u32(r); a.soft = take_u64(r); a.hard = take_u64(r); return finished(r) ? op_Rlimit(&a) : -EBADMSG; }
-    case OP_Seccomp: { struct Seccomp a; a.flags = take_u32(r); a.listener = take_i32(r); a.program = take_bytes(r); return finished(r) ? op_Seccomp(&a) : -EBADMSG; }
-    case OP_Scheduler: { struct Scheduler a; a.policy = take_u32(r); a.flags = take_u64(r); a.nice = take_i32(r); a.priority = take_u32(r); a.runtime = take_u64(r); a.deadline = take_u64(r); a.period = take_u64(r); return finished(r) ? op_Scheduler(&a) : -EBADMSG; }
-    case OP_IoPriority: { struct IoPriority a; a.value = take_u32(r); return finished(r) ? op_IoPriority(&a) : -EBADMSG; }
-    case OP_Affinity: { struct Affinity a; a.cpus = take_bytes(r); return finished(r) ? op_Affinity(&a) : -EBADMSG; }
-    case OP_Personality: { struct Personality a; a.value = take_u64(r); return finished(r) ? op_Personality(&a) : -EBADMSG; }
-    case OP_MemoryPolicy: { struct MemoryPolicy a; a.mode = take_u32(r); a.nodes = take_bytes(r); a.bits = take_u64(r); return finished(r) ? op_MemoryPolicy(&a) : -EBADMSG; }
-    case OP_Sync: { struct Sync a; a.name = take_str(r); a.fds = take_words(r); return finished(r) ? op_Sync(&a) : -EBADMSG; }
-    case OP_AwaitStart: { struct AwaitStart a; a.slot = take_i32(r); return finished(r) ? op_AwaitStart(&a) : -EBADMSG; }
-    case OP_Hook: { struct Hook a; a.path = take_str(r); a.args = take_strs(r); a.env = take_strs(r); a.timeout_ms = take_u32(r); a.stdin = take_bytes(r); return finished(r) ? op_Hook(&a) : -EBADMSG; }
-    case OP_FindExec: { struct FindExec a; a.candidates = take_strs(r); return finished(r) ? op_FindExec(&a) : -EBADMSG; }
-    case OP_Execve: { struct Execve a; a.candidates = take_strs(r); a.argv = take_strs(r); a.env = take_strs(r); return finished(r) ? op_Execve(&a) : -EBADMSG; }
-    case OP_Exit: { struct Exit a; a.code = take_u32(r); return finished(r) ? op_Exit(&a) : -EBADMSG; }
+    case OP_Open: {
+      struct Open a; a.slot = take_i32(r); a.at = take_i32(r); a.path = take_str(r); a.flags = take_u32(r); a.mode = take_u32(r); a.magic = take_u64(r);
+      return finished(r) ? op_Open(&a) : -EBADMSG;
+    }
+    case OP_Close: {
+      struct Close a; a.slot = take_i32(r);
+      return finished(r) ? op_Close(&a) : -EBADMSG;
+    }
+    case OP_Dup: {
+      struct Dup a; a.slot = take_i32(r); a.fd = take_i32(r);
+      return finished(r) ? op_Dup(&a) : -EBADMSG;
+    }
+    case OP_CloseRange: {
+      struct CloseRange a; a.first = take_u32(r); a.last = take_u32(r); a.flags = take_u32(r);
+      return finished(r) ? op_CloseRange(&a) : -EBADMSG;
+    }
+    case OP_Socket: {
+      struct Socket a; a.slot = take_i32(r); a.domain = take_i32(r); a.type = take_i32(r); a.protocol = take_i32(r);
+      return finished(r) ? op_Socket(&a) : -EBADMSG;
+    }
+    case OP_SendFd: {
+      struct SendFd a; a.socket = take_i32(r); a.fd = take_i32(r); a.text = take_bytes(r);
+      return finished(r) ? op_SendFd(&a) : -EBADMSG;
+    }
+    case OP_Connect: {
+      struct Connect a; a.slot = take_i32(r); a.path = take_str(r);
+      return finished(r) ? op_Connect(&a) : -EBADMSG;
+    }
+    case OP_Setns: {
+      struct Setns a; a.slot = take_i32(r); a.nstype = take_u32(r);
+      return finished(r) ? op_Setns(&a) : -EBADMSG;
+    }
+    case OP_Unshare: {
+      struct Unshare a; a.flags = take_u64(r);
+      return finished(r) ? op_Unshare(&a) : -EBADMSG;
+    }
+    case OP_Clone: {
+      struct Clone a; a.flags = take_u64(r); a.cgroup = take_i32(r);
+      return finished(r) ? op_Clone(&a) : -EBADMSG;
+    }
+    case OP_Setsid: {
+      struct Setsid a; a.none = 0;
+      return finished(r) ? op_Setsid(&a) : -EBADMSG;
+    }
+    case OP_Keyring: {
+      struct Keyring a; a.name = take_str(r);
+      return finished(r) ? op_Keyring(&a) : -EBADMSG;
+    }
+    case OP_SetHostname: {
+      struct SetHostname a; a.name = take_str(r);
+      return finished(r) ? op_SetHostname(&a) : -EBADMSG;
+    }
+    case OP_SetDomainname: {
+      struct SetDomainname a; a.name = take_str(r);
+      return finished(r) ? op_SetDomainname(&a) : -EBADMSG;
+    }
+    case OP_LinkUp: {
+      struct LinkUp a; a.name = take_str(r);
+      return finished(r) ? op_LinkUp(&a) : -EBADMSG;
+    }
+    case OP_Mkdir: {
+      struct Mkdir a; a.at = take_i32(r); a.path = take_str(r); a.mode = take_u32(r); a.uid = take_u32(r); a.gid = take_u32(r);
+      return finished(r) ? op_Mkdir(&a) : -EBADMSG;
+    }
+    case OP_Target: {
+      struct Target a; a.at = take_i32(r); a.path = take_str(r); a.like = take_i32(r);
+      return finished(r) ? op_Target(&a) : -EBADMSG;
+    }
+    case OP_Mknod: {
+      struct Mknod a; a.at = take_i32(r); a.path = take_str(r); a.mode = take_u32(r); a.major = take_u32(r); a.minor = take_u32(r); a.uid = take_u32(r); a.gid = take_u32(r);
+      return finished(r) ? op_Mknod(&a) : -EBADMSG;
+    }
+    case OP_Symlink: {
+      struct Symlink a; a.at = take_i32(r); a.path = take_str(r); a.target = take_str(r);
+      return finished(r) ? op_Symlink(&a) : -EBADMSG;
+    }
+    case OP_WriteFile: {
+      struct WriteFile a; a.at = take_i32(r); a.path = take_str(r); a.flags = take_u32(r); a.magic = take_u64(r); a.data = take_bytes(r);
+      return finished(r) ? op_WriteFile(&a) : -EBADMSG;
+    }
+    case OP_Chdir: {
+      struct Chdir a; a.at = take_i32(r); a.path = take_str(r);
+      return finished(r) ? op_Chdir(&a) : -EBADMSG;
+    }
+    case OP_Umask: {
+      struct Umask a; a.mask = take_u32(r);
+      return finished(r) ? op_Umask(&a) : -EBADMSG;
+    }
+    case OP_Chown: {
+      struct Chown a; a.slot = take_i32(r); a.uid = take_u32(r); a.gid = take_u32(r);
+      return finished(r) ? op_Chown(&a) : -EBADMSG;
+    }
+    case OP_Mount: {
+      struct Mount a; a.source = take_str(r); a.at = take_i32(r); a.target = take_str(r); a.fstype = take_str(r); a.flags = take_u64(r); a.data = take_str(r);
+      return finished(r) ? op_Mount(&a) : -EBADMSG;
+    }
+    case OP_Fsopen: {
+      struct Fsopen a; a.slot = take_i32(r); a.fstype = take_str(r);
+      return finished(r) ? op_Fsopen(&a) : -EBADMSG;
+    }
+    case OP_Fsconfig: {
+      struct Fsconfig a; a.slot = take_i32(r); a.command = take_u32(r); a.key = take_str(r); a.value = take_str(r);
+      return finished(r) ? op_Fsconfig(&a) : -EBADMSG;
+    }
+    case OP_Fsmount: {
+      struct Fsmount a; a.slot = take_i32(r); a.context = take_i32(r); a.attributes = take_u32(r);
+      return finished(r) ? op_Fsmount(&a) : -EBADMSG;
+    }
+    case OP_OpenTree: {
+      struct OpenTree a; a.slot = take_i32(r); a.at = take_i32(r); a.path = take_str(r); a.flags = take_u32(r);
+      return finished(r) ? op_OpenTree(&a) : -EBADMSG;
+    }
+    case OP_MountSetattr: {
+      struct MountSetattr a; a.slot = take_i32(r); a.flags = take_u32(r); a.set = take_u64(r); a.clear = take_u64(r); a.propagation = take_u64(r); a.userns = take_i32(r);
+      return finished(r) ? op_MountSetattr(&a) : -EBADMSG;
+    }
+    case OP_MoveMount: {
+      struct MoveMount a; a.slot = take_i32(r); a.at = take_i32(r); a.target = take_str(r);
+      return finished(r) ? op_MoveMount(&a) : -EBADMSG;
+    }
+    case OP_Propagation: {
+      struct Propagation a; a.at = take_i32(r); a.path = take_str(r); a.flags = take_u64(r);
+      return finished(r) ? op_Propagation(&a) : -EBADMSG;
+    }
+    case OP_Mask: {
+      struct Mask a; a.at = take_i32(r); a.path = take_str(r); a.null = take_i32(r);
+      return finished(r) ? op_Mask(&a) : -EBADMSG;
+    }
+    case OP_PivotRoot: {
+      struct PivotRoot a; a.root = take_i32(r);
+      return finished(r) ? op_PivotRoot(&a) : -EBADMSG;
+    }
+    case OP_MoveRoot: {
+      struct MoveRoot a; a.root = take_i32(r);
+      return finished(r) ? op_MoveRoot(&a) : -EBADMSG;
+    }
+    case OP_Chroot: {
+      struct Chroot a; a.root = take_i32(r);
+      return finished(r) ? op_Chroot(&a) : -EBADMSG;
+    }
+    case OP_Copyup: {
+      struct Copyup a; a.slot = take_i32(r); a.at = take_i32(r); a.path = take_str(r);
+      return finished(r) ? op_Copyup(&a) : -EBADMSG;
+    }
+    case OP_Umount: {
+      struct Umount a; a.at = take_i32(r); a.path = take_str(r); a.flags = take_u32(r);
+      return finished(r) ? op_Umount(&a) : -EBADMSG;
+    }
+    case OP_Pty: {
+      struct Pty a; a.master = take_i32(r); a.slave = take_i32(r); a.at = take_i32(r); a.path = take_str(r); a.rows = take_u32(r); a.columns = take_u32(r); a.uid = take_u32(r);
+      return finished(r) ? op_Pty(&a) : -EBADMSG;
+    }
+    case OP_Ctty: {
+      struct Ctty a; a.slot = take_i32(r);
+      return finished(r) ? op_Ctty(&a) : -EBADMSG;
+    }
+    case OP_SetIds: {
+      struct SetIds a; a.uid = take_u32(r); a.gid = take_u32(r);
+      return finished(r) ? op_SetIds(&a) : -EBADMSG;
+    }
+    case OP_Groups: {
+      struct Groups a; a.gids = take_words(r);
+      return finished(r) ? op_Groups(&a) : -EBADMSG;
+    }
+    case OP_BoundingSet: {
+      struct BoundingSet a; a.keep = take_u64(r);
+      return finished(r) ? op_BoundingSet(&a) : -EBADMSG;
+    }
+    case OP_Capset: {
+      struct Capset a; a.permitted = take_u64(r); a.effective = take_u64(r); a.inheritable = take_u64(r);
+      return finished(r) ? op_Capset(&a) : -EBADMSG;
+    }
+    case OP_Ambient: {
+      struct Ambient a; a.raise_ = take_u64(r);
+      return finished(r) ? op_Ambient(&a) : -EBADMSG;
+    }
+    case OP_Prctl: {
+      struct Prctl a; a.option = take_i32(r); a.arg2 = take_u64(r); a.arg3 = take_u64(r); a.arg4 = take_u64(r); a.arg5 = take_u64(r);
+      return finished(r) ? op_Prctl(&a) : -EBADMSG;
+    }
+    case OP_Rlimit: {
+      struct Rlimit a; a.resource = take_u32(r); a.soft = take_u64(r); a.hard = take_u64(r);
+      return finished(r) ? op_Rlimit(&a) : -EBADMSG;
+    }
+    case OP_Seccomp: {
+      struct Seccomp a; a.flags = take_u32(r); a.listener = take_i32(r); a.program = take_bytes(r);
+      return finished(r) ? op_Seccomp(&a) : -EBADMSG;
+    }
+    case OP_Scheduler: {
+      struct Scheduler a; a.policy = take_u32(r); a.flags = take_u64(r); a.nice = take_i32(r); a.priority = take_u32(r); a.runtime = take_u64(r); a.deadline = take_u64(r); a.period = take_u64(r);
+      return finished(r) ? op_Scheduler(&a) : -EBADMSG;
+    }
+    case OP_IoPriority: {
+      struct IoPriority a; a.value = take_u32(r);
+      return finished(r) ? op_IoPriority(&a) : -EBADMSG;
+    }
+    case OP_Affinity: {
+      struct Affinity a; a.cpus = take_bytes(r);
+      return finished(r) ? op_Affinity(&a) : -EBADMSG;
+    }
+    case OP_Personality: {
+      struct Personality a; a.value = take_u64(r);
+      return finished(r) ? op_Personality(&a) : -EBADMSG;
+    }
+    case OP_MemoryPolicy: {
+      struct MemoryPolicy a; a.mode = take_u32(r); a.nodes = take_bytes(r); a.bits = take_u64(r);
+      return finished(r) ? op_MemoryPolicy(&a) : -EBADMSG;
+    }
+    case OP_Sync: {
+      struct Sync a; a.name = take_str(r); a.fds = take_words(r);
+      return finished(r) ? op_Sync(&a) : -EBADMSG;
+    }
+    case OP_AwaitStart: {
+      struct AwaitStart a; a.slot = take_i32(r);
+      return finished(r) ? op_AwaitStart(&a) : -EBADMSG;
+    }
+    case OP_Hook: {
+      struct Hook a; a.path = take_str(r); a.args = take_strs(r); a.env = take_strs(r); a.timeout_ms = take_u32(r); a.stdin = take_bytes(r);
+      return finished(r) ? op_Hook(&a) : -EBADMSG;
+    }
+    case OP_FindExec: {
+      struct FindExec a; a.candidates = take_strs(r);
+      return finished(r) ? op_FindExec(&a) : -EBADMSG;
+    }
+    case OP_Execve: {
+      struct Execve a; a.candidates = take_strs(r); a.argv = take_strs(r); a.env = take_strs(r);
+      return finished(r) ? op_Execve(&a) : -EBADMSG;
+    }
+    case OP_Exit: {
+      struct Exit a; a.code = take_u32(r);
+      return finished(r) ? op_Exit(&a) : -EBADMSG;
+    }
     default: return -ENOSYS;
   }
 }

@@ -1,8 +1,8 @@
 """The binary form in which a plan reaches the launch helper, and back. Pure.
 
-    "ORLP"  u32 version  u32 inherited descriptors  u32 stages
-    a stage:      u32 operations
-    an operation: u16 code  u8 skip mask  u8 zero  u32 length of what follows, its fields in the table's order
+"ORLP"  u32 version  u32 inherited descriptors  u32 stages
+a stage:      u32 operations
+an operation: u16 code  u8 skip mask  u8 zero  u32 length of what follows, its fields in the table's order
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """What the launch helper says and how its parent answers, as a table of transitions. Pure.
 
-    preparing --CLONED--> cloned --SYNC--> waiting --go on--> cloned ... --end of file--> running
-         any --FAILED--> failed            cloned --end of file--> running: the descriptors were closed by execve
-    preparing --end of file--> died
+on CLONED   preparing -> cloned; cloned -> cloned: a stage handed over to the next
+on SYNC     preparing, cloned -> waiting, until the parent says go on: back to where it was
+on FAILED   preparing, cloned -> failed
+at the end  cloned -> running: execve closed the connection; preparing -> died: the helper was killed
 """
 
 from __future__ import annotations
@@ -26,7 +27,6 @@ _NEXT: dict[tuple[str, str], Phase] = {
     ("preparing", "failed"): "failed",
     ("preparing", "end"): "died",
     ("cloned", "cloned"): "cloned",
-    ("waiting", "cloned"): "waiting",
     ("cloned", "sync"): "waiting",
     ("cloned", "failed"): "failed",
     ("cloned", "end"): "running",
@@ -44,23 +44,31 @@ class Message(msgspec.Struct, frozen=True):
 
 
 class Handshake(msgspec.Struct, frozen=True):
-    """Where a launch stands. Every method returns a new value."""
+    """Where a launch stands. Every method returns a new value. `pids` are those of all clones, oldest first.
+
+    A clone does nothing before its pid has been told, so a sync point is never ahead of the pid that it is about.
+    """
 
     phase: Phase = "preparing"
-    pid: int = 0
+    pids: tuple[int, ...] = ()
+
+    @property
+    def pid(self) -> int:
+        """Of the process that is to become the program; 0 before it is there."""
+        return self.pids[-1] if self.pids else 0
 
     def heard(self, message: Message) -> Handshake:
         """After a message."""
-        pid = message.value if message.kind == CLONED else self.pid
-        return Handshake(self._next(_EVENTS.get(message.kind, "?")), pid)
+        new = (message.value,) if message.kind == CLONED else ()
+        return Handshake(self._next(_EVENTS.get(message.kind, "?")), self.pids + new)
 
     def answered(self) -> Handshake:
         """After the parent said that it may go on."""
-        return Handshake("cloned" if self.pid else "preparing", self.pid)
+        return Handshake("cloned" if self.pids else "preparing", self.pids)
 
     def ended(self) -> Handshake:
         """After the end of the control connection."""
-        return Handshake(self._next("end"), self.pid)
+        return Handshake(self._next("end"), self.pids)
 
     def _next(self, event: str) -> Phase:
         try:

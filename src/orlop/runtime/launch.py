@@ -5,20 +5,22 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import signal
 import socket
 from collections.abc import Callable, Sequence
 
 import msgspec
 
 from orlop.runtime.encode import encode
-from orlop.runtime.handshake import FAILED, GO_ON, MESSAGE_MAX, SYNC, Handshake, Message, parse_message
-from orlop.runtime.ops import Execve, FindExec
+from orlop.runtime.handshake import CLONED, FAILED, GO_ON, MESSAGE_MAX, Handshake, Message, parse_message
+from orlop.runtime.ops import Clone, Execve, FindExec
 from orlop.runtime.plan import Plan
-from orlop.spec.errors import ContainerExit, Internal, OrlopError, PermissionDenied
+from orlop.spec.errors import ContainerExit, Internal, OrlopError, PermissionDenied, ResourceExhausted
 from orlop.sys.memfd import sealed
 
 PROGRAM = os.path.join(os.path.dirname(os.path.dirname(__file__)), "_native", "orlop-launch")
 _FIRST_INHERITED = 6
+_MOST_FDS = 64  # the helper has no more slots
 _OUT_OF_THE_WAY = 128  # descriptors are first copied above this, so that no dup2 overwrites one that is still needed
 
 OnSync = Callable[[str, int, list[int]], None]
@@ -31,7 +33,7 @@ class Launched(msgspec.Struct, frozen=True):
 
 
 class LaunchFailed(OrlopError):
-    """An operation failed: `stage`, `index`, `errno` say which and how; the text says it in the configuration's words."""
+    """An operation failed: `stage`, `index` and `errno` say which and how, the text in the configuration's words."""
 
     def __init__(self, text: str, stage: int, index: int, number: int) -> None:
         super().__init__(text)
@@ -46,7 +48,7 @@ def launch_program() -> int:
     """A sealed copy of the helper: a container that finds it through /proc/self/exe can't overwrite it."""
     try:
         with open(PROGRAM, "rb") as file:
-            return sealed("orlop-launch", file.read())
+            return sealed("orlop-launch", file.read(), executable=True)
     except FileNotFoundError as error:
         raise Internal(f"{PROGRAM} is missing; build the native programs with scripts/build") from error
 
@@ -77,11 +79,55 @@ def launch(
         finally:
             os.close(program)
             os.close(encoded)
+        cloned = [helper]
+        begin = Handshake() if _clones(plan) else Handshake("cloned", (helper,))
         try:
-            return follow(control, plan, on_sync, until)
-        finally:
-            control.close()  # a helper that still waits for an answer gives up
-            os.waitpid(helper, 0)
+            launched = follow(control, plan, on_sync, until, begin, cloned.append)
+        except BaseException:
+            _abandon(control, cloned)
+            raise
+    _reap(cloned[:-1])  # they left when they had cloned the next
+    return launched
+
+
+def _clones(plan: Plan) -> bool:
+    return any(isinstance(step.op, Clone) for stage in plan.stages for step in stage.steps)
+
+
+def _abandon(control: socket.socket, pids: list[int]) -> None:
+    """End and reap what a launch has started: it must not go on to run the program with nobody there to see it."""
+    for pid in pids:
+        _kill(pid)
+    while data := _receive(control)[0]:  # until the last process that had it is gone
+        message = parse_message(data)
+        if message.kind == CLONED:
+            pids.append(message.value)
+            _kill(message.value)
+    _reap(pids)
+
+
+def _kill(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:  # reaped already, in a process that ignores SIGCHLD
+        pass
+
+
+def _reap(pids: Sequence[int]) -> None:
+    for pid in pids:
+        try:
+            os.waitpid(pid, 0)
+        except ChildProcessError:
+            pass
+
+
+def _receive(control: socket.socket) -> tuple[bytes, list[int], int]:
+    """A message, the descriptors that came with it, and flags; an empty message at the end of the connection."""
+    try:
+        data, fds, flags, _ = socket.recv_fds(control, MESSAGE_MAX, _MOST_FDS, socket.MSG_CMSG_CLOEXEC)
+    except ConnectionResetError:  # it was killed before it had read an answer
+        return b"", [], 0
+    return data, fds, flags
 
 
 def spawn(program: int, plan: int, control: int, stdio: tuple[int, int, int], inherit: Sequence[int]) -> int:
@@ -102,51 +148,55 @@ def spawn(program: int, plan: int, control: int, stdio: tuple[int, int, int], in
             os.close(fd)
 
 
-def follow(control: socket.socket, plan: Plan, on_sync: OnSync | None = None, until: str = "") -> Launched:
-    """Answer the helper until its last process has become the program, or has passed the sync point `until`."""
-    state = Handshake()
-    held: list[tuple[Message, list[int]]] = []
-    try:
-        while True:
-            data, fds, _, _ = socket.recv_fds(control, MESSAGE_MAX, 64)
+def follow(
+    control: socket.socket,
+    plan: Plan,
+    on_sync: OnSync | None = None,
+    until: str = "",
+    state: Handshake = Handshake(),  # noqa: B008 - frozen
+    on_clone: Callable[[int], None] | None = None,
+) -> Launched:
+    """Answer the helper until its last process has become the program, or has passed the sync point `until`.
+
+    `on_sync` gets the point's name, the pid, and descriptors that are closed when it returns; what it raises is raised
+    here, and a helper whose control socket is then closed gives up. Raises LaunchFailed, ContainerExit (126, 127) for a
+    program that can't be executed, and Internal for a helper that was killed.
+    """
+    while True:
+        data, fds, flags = _receive(control)
+        try:
             if not data:
                 state = state.ended()
-                if state.phase == "running":
-                    return Launched(state.pid)
-                raise Internal("launch helper: ended before the plan did")
+                if state.phase == "died":
+                    raise Internal("launch helper: ended before the plan did")
+                return Launched(state.pid)
+            if flags & socket.MSG_CTRUNC:
+                raise ResourceExhausted("launch helper: no descriptors left for those it sent")
             message = parse_message(data)
-            held.append((message, fds))
             state = state.heard(message)
             if message.kind == FAILED:
                 raise failure(plan, message)
-            # The child may be faster than the process that made it: a sync point is looked at once the pid is known.
-            if state.phase != "waiting" or (message.stage and not state.pid):
+            if message.kind == CLONED:
+                if on_clone is not None:
+                    on_clone(message.value)
                 continue
-            state = _answer(control, state, held, on_sync)
-            if until and held[-1][0].text == until:
+            if on_sync is not None:
+                on_sync(message.text, state.pid, fds)
+            _answer(control)
+            state = state.answered()
+            if until and message.text == until:
                 return Launched(state.pid)
-            _close(held)
-    finally:
-        _close(held)
+        finally:
+            for fd in fds:
+                os.close(fd)
 
 
-def _answer(
-    control: socket.socket, state: Handshake, held: list[tuple[Message, list[int]]], on_sync: OnSync | None
-) -> Handshake:
-    """Do what is to be done at the sync point that the helper waits at, and let it go on."""
-    held.sort(key=lambda item: item[0].kind == SYNC)  # the sync point last
-    message, fds = held[-1]
-    if on_sync is not None:
-        on_sync(message.text, state.pid, fds)
-    control.send(GO_ON)
-    return state.answered()
-
-
-def _close(held: list[tuple[Message, list[int]]]) -> None:
-    for _, fds in held:
-        for fd in fds:
-            os.close(fd)
-    held.clear()
+def _answer(control: socket.socket) -> None:
+    """Tell the helper to go on. One that is gone is noticed by the end of the connection."""
+    try:
+        control.send(GO_ON)
+    except BrokenPipeError:
+        pass
 
 
 def failure(plan: Plan, message: Message) -> OrlopError:
@@ -160,7 +210,12 @@ def failure(plan: Plan, message: Message) -> OrlopError:
     detail = f": {message.text}" if message.text else ""
     origin = f"{step.origin}: " if step.origin else ""
     text = f"{origin}{_call(type(step.op).__name__)}: {name}{detail}"
-    return LaunchFailed(text.replace("\n", " "), message.stage, message.index, message.value)
+    return LaunchFailed(_printable(text), message.stage, message.index, message.value)
+
+
+def _printable(text: str) -> str:
+    """Paths and the kernel's own messages may hold anything; an error is one line that does nothing to a terminal."""
+    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def _cannot_execute(op: Execve | FindExec, message: Message) -> ContainerExit:
@@ -170,7 +225,7 @@ def _cannot_execute(op: Execve | FindExec, message: Message) -> ContainerExit:
     reason = message.text or os.strerror(message.value).lower()
     if missing and "/" not in command and not message.text:
         reason = "executable file not found in $PATH"
-    return ContainerExit(f'exec: "{command[:200]}": {reason}', 127 if missing else 126)
+    return ContainerExit(_printable(f'exec: "{command[:200]}": {reason}'), 127 if missing else 126)
 
 
 def _call(name: str) -> str:

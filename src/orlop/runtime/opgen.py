@@ -45,7 +45,8 @@ def python_source() -> str:
 
 
 def _class(op: OpDef) -> list[str]:
-    doc = op.doc[0].upper() + op.doc[1:] if not op.doc.split("(")[0].islower() or " " in op.doc.split("(")[0] else op.doc
+    call = op.doc.partition("(")[0]
+    doc = op.doc if call.islower() and " " not in call else op.doc[0].upper() + op.doc[1:]
     lines = [f"class {op.name}(Op, frozen=True):", f'    """{doc}."""']
     if op.fields:
         lines.append("")
@@ -56,7 +57,8 @@ def _class(op: OpDef) -> list[str]:
 def c_source() -> str:
     """The text of `native/ops.h`."""
     lines = [
-        "/* The operations of a plan: numbers, arguments, decoders. Generated from optable.py by scripts/ops; do not edit. */",
+        "/* The operations of a plan: numbers, arguments, decoders.",
+        " * Generated from optable.py by scripts/ops; do not edit. */",
         "#ifndef ORLOP_OPS_H",
         "#define ORLOP_OPS_H",
         "",
@@ -76,7 +78,10 @@ def c_source() -> str:
     lines += ["", "static int perform(uint16_t code, struct reader *r) {", "  switch (code) {"]
     for op in TABLE:
         takes = " ".join(f"a.{f.name} = {_DECODE[f.type]}(r);" for f in op.fields) or "a.none = 0;"
-        lines.append(f"    case OP_{op.name}: {{ struct {op.name} a; {takes} return finished(r) ? op_{op.name}(&a) : -EBADMSG; }}")
+        lines.append(f"    case OP_{op.name}: {{")
+        lines.append(f"      struct {op.name} a; {takes}")
+        lines.append(f"      return finished(r) ? op_{op.name}(&a) : -EBADMSG;")
+        lines.append("    }")
     lines += ["    default: return -ENOSYS;", "  }", "}", "", "#endif", ""]
     return "\n".join(lines)
 

@@ -33,7 +33,10 @@ _RLIMITS = (
     "RLIMIT_CPU RLIMIT_FSIZE RLIMIT_DATA RLIMIT_STACK RLIMIT_CORE RLIMIT_RSS RLIMIT_NPROC RLIMIT_NOFILE RLIMIT_MEMLOCK "
     "RLIMIT_AS RLIMIT_LOCKS RLIMIT_SIGPENDING RLIMIT_MSGQUEUE RLIMIT_NICE RLIMIT_RTPRIO RLIMIT_RTTIME"
 ).split()
-_PRCTL = {1: "PR_SET_PDEATHSIG", 4: "PR_SET_DUMPABLE", 8: "PR_SET_KEEPCAPS", 36: "PR_SET_CHILD_SUBREAPER", 38: "PR_SET_NO_NEW_PRIVS"}
+_PRCTL = {
+    1: "PR_SET_PDEATHSIG", 4: "PR_SET_DUMPABLE", 8: "PR_SET_KEEPCAPS", 36: "PR_SET_CHILD_SUBREAPER",
+    38: "PR_SET_NO_NEW_PRIVS",
+}  # fmt: skip
 _FSCONFIG = {0: "FSCONFIG_SET_FLAG", 1: "FSCONFIG_SET_STRING", 6: "FSCONFIG_CMD_CREATE"}
 _SKIPS = {1: "missing", 2: "denied", 4: "unsupported", 8: "exists"}
 _NONE = (1 << 32) - 1
@@ -59,7 +62,11 @@ _CHOICES: dict[tuple[type[Op], str], dict[int, str]] = {
     (ops.Fsconfig, "command"): _FSCONFIG,
     (ops.Rlimit, "resource"): dict(enumerate(_RLIMITS)),
 }
-_CAPABILITIES = {ops.BoundingSet: {"keep"}, ops.Capset: {"permitted", "effective", "inheritable"}, ops.Ambient: {"raise_"}}
+_CAPABILITIES = {
+    ops.BoundingSet: {"keep"},
+    ops.Capset: {"permitted", "effective", "inheritable"},
+    ops.Ambient: {"raise_"},
+}
 _OCTAL = {"mode", "mask"}
 
 
@@ -99,7 +106,11 @@ def _value(kind: type[Op], name: str, value: object) -> str:
 
 
 def _quoted(value: object) -> str:
-    return '"' + str(value).replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"' if isinstance(value, str) else str(value)
+    """A string as C would write it, so that a line stays a line whatever a path holds; a number as it is."""
+    if not isinstance(value, str):
+        return str(value)
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    return '"' + "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in escaped) + '"'
 
 
 def _flags(names: dict[int, str], value: int) -> str:

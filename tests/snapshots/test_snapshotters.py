@@ -312,3 +312,13 @@ def test_root_directory_with_an_awkward_name(tmpfs: Path, tmp_path: Path, name: 
     with mounted(overlays, "c", tmp_path / "m") as root:
         (root / "new").write_text("")
         assert sorted(os.listdir(root)) == ["f0", "f1", "new"]
+
+
+def test_recovery_takes_off_what_a_killed_process_left_mounted(overlays: OverlaySnapshotter) -> None:
+    stack(overlays, 1)
+    target = overlays.root / ".mount" / "4194303-abc"  # no process has such a number
+    target.mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", target], check=True)
+    overlays.recover()
+    assert not target.exists()
+    assert str(target) not in Path("/proc/self/mountinfo").read_text()

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from orlop.snapshots.mounts import Bind, Mount, Overlay, classic
 from orlop.spec.errors import InvalidArgument, from_os
 from orlop.sys import mounts as sys
 
 _LONGEST = 255  # bytes of one fsconfig(2) string
+_SCRATCH = ".mount"  # beside the snapshots, for the moment of a classic mount
 _PAGE = 4095  # bytes of mount(2)'s options
 # What fsconfig says where the kernel does not know `lowerdir+` (before 6.7), or fsopen itself, or overlay's new form.
 _TOO_OLD = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
@@ -76,11 +77,11 @@ def _overlay_by_fsopen(mount: Overlay) -> int:
 def overlay_by_mount(mount: Overlay) -> int:
     """For older kernels: attach the overlay to a private directory, take it off with open_tree(2), detach it.
 
-    The mount is visible on the host for that moment; a process that dies within it leaves an empty-named mount under
-    a directory that `recover` unmounts. Layer paths go through /proc/self/fd where they would overflow the page that
+    The mount is visible on the host for that moment; what a process that dies within it leaves there, `sweep_scratch`
+    takes off. Layer paths go through /proc/self/fd where they would overflow the page that
     mount(2) allows for options.
     """
-    scratch = os.path.join(os.path.dirname(os.path.dirname(mount.upper or mount.lower[0])), ".mount")
+    scratch = os.path.join(os.path.dirname(os.path.dirname(mount.upper or mount.lower[0])), _SCRATCH)
     os.makedirs(scratch, mode=0o700, exist_ok=True)
     target = os.path.join(scratch, f"{os.getpid()}-{id(mount):x}")
     os.mkdir(target, 0o700)
@@ -93,6 +94,24 @@ def overlay_by_mount(mount: Overlay) -> int:
         finally:
             sys.umount(target, sys.MNT_DETACH)
     finally:
+        os.rmdir(target)
+
+
+def sweep_scratch(root: Path) -> None:
+    """Take off what processes that were killed within `overlay_by_mount` left mounted under `root`."""
+    try:
+        names = os.listdir(root / _SCRATCH)
+    except FileNotFoundError:
+        return
+    for name in names:
+        if os.path.exists(f"/proc/{name.partition('-')[0]}"):
+            continue
+        target = str(root / _SCRATCH / name)
+        try:
+            sys.umount(target, sys.MNT_DETACH)
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # is not mounted
+                raise
         os.rmdir(target)
 
 
@@ -141,9 +160,3 @@ def _by_descriptor(mount: Overlay) -> Iterator[Overlay]:
     finally:
         for fd in opened:
             os.close(fd)
-
-
-def is_mount_point(path: str) -> bool:
-    """Whether another file system is mounted at `path`."""
-    here, above = os.lstat(path), os.lstat(os.path.dirname(path))
-    return stat.S_ISDIR(here.st_mode) and here.st_dev != above.st_dev

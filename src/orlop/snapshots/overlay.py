@@ -39,6 +39,12 @@ class OverlaySnapshotter(DirectorySnapshotter):
             return (overlay(lower, user_xattr=self.user_xattr),)
         return (overlay(lower, self._path(top, "fs"), self._path(top, "work"), self.user_xattr),)
 
+    def _recover(self) -> int:
+        from orlop.snapshots.detached import sweep_scratch
+
+        sweep_scratch(self.root)
+        return super()._recover()
+
     def _path(self, snapshot: Snapshot, name: str) -> str:
         return f"{self.root}/{snapshot.number}/{name}"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import contextlib
 import gzip
 import io
 import json
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from orlop.engine.images import Images
 from orlop.spec.digest import Digest
@@ -192,6 +195,18 @@ def test_rotten_blob_is_not_saved(images: Images, pulled: Any) -> None:
     path.write_bytes(path.read_bytes()[::-1])
     with pytest.raises(DataLoss):
         saved(images, "app")
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_damaged_archive_is_refused_or_loaded_and_nothing_else(
+    images: Images, sample: Make, data: st.DataObject
+) -> None:
+    raw = bytearray(archive(old_docker(sample, {"x": b"1"})).getvalue())
+    for _ in range(data.draw(st.integers(1, 4))):
+        raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
+    with contextlib.suppress(OrlopError):
+        images.load(io.BytesIO(bytes(raw[: data.draw(st.integers(0, len(raw)))])))
 
 
 def run(*command: object) -> str:

@@ -213,7 +213,7 @@ def test_failing_watcher_fails_the_pull(images: Images, publish: Make, sample: M
 def test_two_pull_the_same_image_at_once(make_images: Make, publish: Make, sample: Make, registry: Registry) -> None:
     made = sample({"a": os.urandom(500_000)}, {"b": os.urandom(500_000)}, {"c": b""}, TOP)
     name = publish("app:1", made)
-    pullers = [make_images() for _ in range(4)]
+    pullers = [make_images() for _ in range(4)]  # as good as processes: flock(2) locks are per open file
     failures: list[BaseException] = []
 
     def pull(images: Images) -> None:

@@ -276,6 +276,15 @@ def test_default_network_avoids_the_hosts_routes(host: Host) -> None:
     assert attachment.addresses[0] == "10.96.0.2/16"
 
 
+def test_default_network_moves_out_of_the_way_while_nobody_is_in_it(host: Host) -> None:
+    networks, box = host.networks(), host.box()
+    attach(networks, box)
+    run("ip", "route", "add", "10.88.7.0/24", "via", "192.0.2.2")
+    assert attach(networks, host.box(), "two").addresses[0] == "10.88.0.3/16"
+    networks.teardown()
+    assert attach(networks, box).addresses[0] == "10.89.0.2/16"
+
+
 def test_two_stores_do_not_meet(host: Host) -> None:
     one, two = host.networks("one"), host.networks("two")
     web, other = host.box(), host.box()

@@ -60,6 +60,15 @@ def pick_subnet(candidates: Iterable[AnyNetwork], used: Sequence[AnyNetwork]) ->
     raise ResourceExhausted("no free address range for a network: all are in the host's routes; give one with --subnet")
 
 
+def overlapping(network: Network, used: Sequence[AnyNetwork]) -> str:
+    """The first of the network's subnets that somebody else uses, "" if none is."""
+    for subnet in network.subnets:
+        mine = ip_network(subnet.subnet)
+        if any(mine.version == other.version and mine.overlaps(other) for other in used):
+            return subnet.subnet
+    return ""
+
+
 def subnet_for(text: str, gateway: str = "", within: str = "") -> Subnet:
     """A checked `Subnet`; the gateway is the first address unless given, `within` narrows what is given out."""
     try:

@@ -218,10 +218,13 @@ class Networks:
         return store.decode(rows[0][0]) if rows else None
 
     def _load(self, host: Netlink, connection: sqlite3.Connection, name: str) -> Network:
-        """A network's record; the default one is made when it is first asked for."""
+        """A network's record; the default one needs none."""
         network = store.load(connection, name)
-        if network is None and name == DEFAULT:
-            network = store.default_network(self.names, store.used_ranges(host, connection))
+        if name == DEFAULT and (network is None or host.link(network.device) is None):
+            # its range is one of our choice, and somebody else may have taken it since
+            used = store.used_ranges(host, connection, without=name)
+            if network is None or ipam.overlapping(network, used):
+                return store.default_network(self.names, used)
         if network is None:
             raise NotFound(f"network {name} not found")
         return network
@@ -246,24 +249,33 @@ class Networks:
         """Kernel, record, transaction: each may be gone already."""
         attachment = self._state.read(owner) or fallback
         if attachment is not None and attachment.driver == "bridge":
-            others = self._state.others(owner)
-            network = self._record(attachment.network)
-            used = any(other.network == attachment.network for other in others)
-            steps = plan.detach_steps(attachment, network, self.names, network_used=used, table_used=bool(others))
-            Hands(self.names, host, None, self._nft, lambda: self._table(others)).perform(steps)
+            network_used, table_used = self._used(attachment.network, owner)
+            steps = plan.detach_steps(
+                attachment,
+                self._record(attachment.network),
+                self.names,
+                network_used=network_used,
+                table_used=table_used,
+            )
+            Hands(self.names, host, None, self._nft, lambda: self._table(owner)).perform(steps)
         self._state.forget(owner)
         self._release(owner)
 
     def _withdraw(self, host: Netlink, network: Network) -> None:
-        others = self._state.others("")
-        if any(other.network == network.name for other in others) or host.link(network.device) is None:
+        network_used, table_used = self._used(network.name)
+        if network_used or host.link(network.device) is None:
             return
-        steps = plan.withdraw_steps(network, self.names, table_used=bool(others))
-        Hands(self.names, host, None, self._nft, lambda: self._table(others)).perform(steps)
+        steps = plan.withdraw_steps(network, self.names, table_used=table_used)
+        Hands(self.names, host, None, self._nft, self._table).perform(steps)
 
-    def _table(self, attachments: Sequence[Attachment] | None = None) -> str:
-        """The whole table as it ought to be now."""
-        present = tuple(self._state.others("") if attachments is None else attachments)
+    def _used(self, network: str, without: str = "") -> tuple[bool, bool]:
+        """Whether anybody, one owner left out, is in this network, and whether anybody is in any."""
+        found = any(other.network == network for other in self._state.others(without))
+        return found, found or any(True for _ in self._state.others(without))
+
+    def _table(self, without: str = "") -> str:
+        """The whole table as it ought to be now, one owner left out."""
+        present = tuple(self._state.others(without))
         used = {attachment.network for attachment in present}
         return make_table(self.names, tuple(n for n in self._records() if n.name in used), present)
 

@@ -59,13 +59,15 @@ class State:
         with os_errors("remove"):
             self._path(owner).unlink(missing_ok=True)
 
-    def all(self) -> list[Attachment]:
-        owners = sorted(path.stem for path in self._state.glob("*.json"))
-        return [found for owner in owners if (found := self.read(owner)) is not None]
+    def all(self) -> Iterator[Attachment]:
+        """Every attachment there is, read one by one as they are asked for."""
+        for owner in sorted(path.stem for path in self._state.glob("*.json")):
+            if (found := self.read(owner)) is not None:
+                yield found
 
-    def others(self, owner: str) -> list[Attachment]:
+    def others(self, owner: str) -> Iterator[Attachment]:
         """Everybody else in the built-in networks."""
-        return [a for a in self.all() if a.owner != owner and a.driver == "bridge"]
+        return (a for a in self.all() if a.owner != owner and a.driver == "bridge")
 
     def _path(self, owner: str) -> Path:
         return self._state / f"{owner}.json"

@@ -47,9 +47,8 @@ def default_network(names: Names, used: Sequence[ipam.AnyNetwork]) -> Network:
 def with_subnets(network: Network, subnets: Sequence[Subnet], ipv6: bool, used: Sequence[ipam.AnyNetwork]) -> Network:
     """The network with checked subnets, one missing IPv4 (and, if wanted, IPv6) subnet picked; at most one of each."""
     chosen = [ipam.subnet_for(s.subnet, s.gateway, s.range) for s in subnets]
-    for mine in (ip_network(subnet.subnet) for subnet in chosen):
-        if any(mine.version == other.version and mine.overlaps(other) for other in used):
-            raise FailedPrecondition(f"subnet {mine}: overlaps a route of the host or another network")
+    if bad := ipam.overlapping(msgspec.structs.replace(network, subnets=tuple(chosen)), used):
+        raise FailedPrecondition(f"subnet {bad}: overlaps a route of the host or another network")
     families = [ip_network(s.subnet).version for s in chosen]
     if len(set(families)) != len(families):
         raise InvalidArgument(f"network {network.name}: at most one subnet of each IP version")
@@ -60,9 +59,9 @@ def with_subnets(network: Network, subnets: Sequence[Subnet], ipv6: bool, used: 
     return msgspec.structs.replace(network, subnets=tuple(chosen), created=time.time())
 
 
-def used_ranges(host: Netlink, connection: sqlite3.Connection) -> list[ipam.AnyNetwork]:
-    """What the host has routes to, and what networks were given."""
-    records = connection.execute("SELECT record FROM networks").fetchall()
+def used_ranges(host: Netlink, connection: sqlite3.Connection, without: str = "") -> list[ipam.AnyNetwork]:
+    """What the host has routes to, and what networks were given, one left out."""
+    records = connection.execute("SELECT record FROM networks WHERE name <> ?", (without,)).fetchall()
     own = [ip_network(s.subnet) for row in records for s in decode(row[0]).subnets]
     return own + _host_routes(host)
 

@@ -148,7 +148,10 @@ def _make(host: CgroupHost, directory: str) -> bool:
         _make(host, parent)
         return _make(host, directory)
     if directory.startswith(host.mounts.get("cpuset", "\0") + "/"):
-        _inherit_cpuset(directory)
+        try:
+            _inherit_cpuset(directory)
+        except FileNotFoundError:  # a parent that another process swept away before anything stood in it
+            return _make(host, directory)
     return True
 
 

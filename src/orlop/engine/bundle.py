@@ -23,6 +23,7 @@ from orlop.spec.errors import FailedPrecondition, InvalidArgument, os_errors
 from orlop.spec.image import ImageConfig
 from orlop.spec.runtime import RuntimeSpec
 from orlop.sys.inroot import read_in_root
+from orlop.sys.mounts import MS_NODEV, MS_NOEXEC, MS_NOSUID, mount
 
 if TYPE_CHECKING:
     from orlop.engine.engine import Engine
@@ -45,6 +46,7 @@ def make_bundle(engine: Engine, container: Container, root: int) -> Bundle:
     config = with_image_volumes(container)
     directory = engine.paths.container(container.id)
     facts = _facts(engine, container, config, image, root)
+    _mount_shm(engine, container)
     _write_files(engine, container, facts, directory)
     spec = oci.runtime_spec(config, image, facts)
     with os_errors("write config.json of the container"):
@@ -95,13 +97,13 @@ def _facts(
         machine=kernel.machine,
         kernel=_kernel(kernel.release),
         processors=os.cpu_count() or 0,
-        available_capabilities=_bounding_set(),
+        available_capabilities=bounding_set(),
         cgroup_v2=engine.cgroups.mode == "v2",
         hostname=_shared_hostname(config, network, kernel.nodename),
         hosts_file=str(home / "hosts"),
         hostname_file=str(home / "hostname"),
         resolv_conf=str(home / "resolv.conf"),
-        shm=_shm(config, shared["ipc"]),
+        shm=_shm(engine, container),
         init_path=INIT_PROGRAM,
         volumes={use.target: str(engine.volumes.path(use.volume)) for use in container.record.volumes},
         network_namespace=_namespace(network, "net"),
@@ -130,10 +132,40 @@ def _namespace(container: Container | None, kind: str) -> str:
     return f"/proc/{container.record.pid}/ns/{kind}" if container else ""
 
 
-def _shm(config: ContainerConfig, other: Container | None) -> str:
-    if other is not None:
-        return f"/proc/{other.record.pid}/root/dev/shm"
-    return "/dev/shm" if config.ipc_mode == "host" else ""
+def _shm(engine: Engine, container: Container) -> str:
+    """What is bound on /dev/shm: a directory of the host that no container can exchange, never a path inside one.
+
+    Empty where the container has a private one. Raises InvalidArgument where another's is asked for that is private.
+    """
+    mode = container.config.ipc_mode
+    if mode == "host":
+        return "/dev/shm"
+    if mode == "shareable":
+        return str(shm_directory(engine, container.id))
+    donor = _shared(engine, mode)
+    if donor is None:
+        return ""
+    path = _shm(engine, donor)
+    if not path:
+        raise InvalidArgument(f"container {donor.name}: non-shareable IPC (start it with --ipc shareable)")
+    return path
+
+
+def shm_directory(engine: Engine, identifier: str) -> Path:
+    """Where the shared memory of a container with `--ipc shareable` is mounted on the host while it runs."""
+    return engine.paths.run(identifier) / "shm"
+
+
+def _mount_shm(engine: Engine, container: Container) -> None:
+    """Make the shared memory that other containers may join. It is on the host, as a mount of this container's own
+    namespace could not be bound into another's."""
+    if container.config.ipc_mode != "shareable":
+        return
+    directory = shm_directory(engine, container.id)
+    with os_errors("mount the shared memory of the container"):
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        flags = MS_NOSUID | MS_NODEV | MS_NOEXEC
+        mount("shm", str(directory), "tmpfs", flags, f"mode=1777,size={container.config.limits.shm_size}")
 
 
 def _shared_hostname(config: ContainerConfig, network: Container | None, host: str) -> str:
@@ -147,7 +179,8 @@ def _kernel(release: str) -> tuple[int, int]:
     return int(major), int("".join(c for c in minor if c.isdigit()) or 0)
 
 
-def _bounding_set() -> int:
+def bounding_set() -> int:
+    """The mask of capabilities that this process may hand on."""
     with open("/proc/self/status", encoding="ascii", errors="replace") as file:
         return next(int(line.split()[1], 16) for line in file if line.startswith("CapBnd:"))
 

@@ -11,6 +11,7 @@ import msgspec
 
 from orlop.cgroups import apply as cgroups
 from orlop.engine import locks, users
+from orlop.engine.bundle import bounding_set
 from orlop.engine.config import ExecConfig
 from orlop.engine.oci_process import exec_process
 from orlop.engine.records import Container
@@ -121,7 +122,7 @@ def read_spec(engine: Engine, container: Container) -> RuntimeSpec:
 
 def _process(container: Container, spec: RuntimeSpec, config: ExecConfig) -> Process:
     identity = _identity(container, config.user) if config.user else None
-    return exec_process(spec, config, identity)
+    return exec_process(spec, config, identity, bounding_set())
 
 
 def _identity(container: Container, user: str) -> users.Identity:

@@ -50,7 +50,7 @@ class Paths(msgspec.Struct, frozen=True):
         return self.state / "locks" / identifier
 
     def make(self) -> None:
-        """Make the directories that everything stands in: 0710, root's, as a container's files are nobody's business."""
+        """Make the directories that all stands in: 0710, root's, as a container's files are nobody's business."""
         for path in (self.root, self.state):
             if not path.is_dir():
                 path.mkdir(parents=True, mode=0o710, exist_ok=True)

@@ -50,3 +50,16 @@ def discard(engine: Engine, container: Container, volumes: bool = True) -> None:
     reached("remove.files")
     engine.containers.store.delete(container.id)
     locks.forget(engine.paths.lock(container.id))
+    _sweep(engine)
+
+
+def _sweep(engine: Engine) -> None:
+    """With the last container goes the group that all stand in. Whoever makes one enters it in the database first, so
+    that nobody starts one here while the transaction lasts."""
+    if engine.database.read("SELECT 1 FROM containers LIMIT 1"):
+        return
+    from orlop.cgroups.apply import sweep
+
+    with engine.database.transaction() as connection:
+        if connection.execute("SELECT 1 FROM containers LIMIT 1").fetchone() is None:
+            sweep(engine.cgroups)

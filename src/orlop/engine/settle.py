@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from typing import TYPE_CHECKING, Literal, overload
@@ -11,7 +12,7 @@ from orlop.engine.decide import Action, settle_action, should_restart
 from orlop.engine.records import Container
 from orlop.engine.steps import reached
 from orlop.shim.state import ShimState, read_state
-from orlop.spec.errors import NotFound, OrlopError
+from orlop.spec.errors import NotFound, OrlopError, from_os
 
 if TYPE_CHECKING:
     from orlop.engine.engine import Engine
@@ -131,12 +132,27 @@ def release(engine: Engine, container: Container) -> Container:
         engine.networks.detach(container.id, container.record.attachment)
     if container.record.cgroup:
         cgroups.remove(engine.cgroups, container.record.cgroup)
+    _unmount_shm(engine, container)
     remove_tree(engine.paths.run(container.id))
     container = engine.containers.store.change(
         container.id, "", cgroup="", attachment=None, networked=False, pid_start_time=0
     )
     reached("exit.released")
     return container
+
+
+def _unmount_shm(engine: Engine, container: Container) -> None:
+    """Take the shared memory away from the host; containers that have joined it keep theirs."""
+    if container.config.ipc_mode != "shareable":
+        return
+    from orlop.engine.bundle import shm_directory
+    from orlop.sys.mounts import MNT_DETACH, UMOUNT_NOFOLLOW, umount
+
+    try:
+        umount(str(shm_directory(engine, container.id)), MNT_DETACH | UMOUNT_NOFOLLOW)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOENT):  # not mounted, or never made
+            raise from_os(error, "unmount the shared memory of the container") from error
 
 
 def _await_supervisor(engine: Engine, container: Container, patience: float = 5.0) -> None:

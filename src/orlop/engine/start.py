@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -18,11 +19,11 @@ from orlop.engine.records import Container
 from orlop.engine.steps import reached
 from orlop.runtime.compile import CreateRequest, compile_create
 from orlop.runtime.host import probe_host
-from orlop.runtime.launch import follow, launch_program, prepare
+from orlop.runtime.launch import Launched, follow, launch_program, prepare
 from orlop.runtime.plan import Plan
 from orlop.shim.client import ShimClient
 from orlop.shim.spawn import start as start_shim
-from orlop.spec.errors import OrlopError, exit_code
+from orlop.spec.errors import OrlopError, ResourceExhausted, exit_code
 
 if TYPE_CHECKING:
     from orlop.engine.engine import Engine
@@ -116,12 +117,25 @@ def _launch(engine: Engine, container: Container, bundle: Bundle, root: int, att
         if client is not None:
             client.attach(stdin=stdin)
         with control:
-            launched = follow(control, plan, _on_sync(engine, container, bundle))
+            launched = _follow(engine, container, plan, control, bundle)
         reached("start.launched")
         return Started(container=_running(engine, container, launched.pid), client=client)
     except BaseException:
         if client is not None:
             client.close()
+        raise
+
+
+def _follow(engine: Engine, container: Container, plan: Plan, control: socket.socket, bundle: Bundle) -> Launched:
+    """Follow the handshake. Where the kernel killed the helper for want of memory, the limit is what to speak of."""
+    try:
+        return follow(control, plan, _on_sync(engine, container, bundle))
+    except OrlopError as error:
+        if container.config.limits.memory and cgroups.oom_kills(engine.cgroups, container.record.cgroup):
+            limit = container.config.limits.memory
+            raise ResourceExhausted(
+                f"container {container.name}: out of memory while it was set up: the limit of {limit} bytes is too low"
+            ) from error
         raise
 
 

@@ -21,7 +21,7 @@ KILL_PATIENCE = 30.0
 
 
 def stop(engine: Engine, container: Container, timeout: float | None, signal: str) -> Container:
-    """Send the stop signal, wait, then kill. Stopping what does not run is no error. A negative time-out never kills."""
+    """Send the stop signal, wait, then kill. To stop what does not run is no error; a negative time-out never kills."""
     if container.state == lifecycle.RESTARTING:
         return engine.containers.store.change(container.id, "exit", stopped_by_user=True, owner=None)
     if not container.running:

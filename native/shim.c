@@ -498,7 +498,7 @@ static struct client {
 } clients[MAX_CLIENTS];
 static u32 client_count, attached_count, client_top, client_serial;
 
-static struct { pid_t helper; int report; u32 client, serial; } execs[MAX_EXECS]; /* report -1: free */
+static struct { pid_t helper; int report, told; u32 client, serial; } execs[MAX_EXECS]; /* report -1: free */
 
 static void stdin_end(void);
 
@@ -963,26 +963,28 @@ static void report_ready(void)
 	}
 }
 
-static void exec_finish(u32 i, pid_t pid)
+static void exec_tell(u32 i, pid_t pid)
 {
 	struct client *c = &clients[execs[i].client];
-	if (c->fd >= 0 && c->serial == execs[i].serial) {
-		int32_t value = pid;
-		if (pid > 0)
-			answer(c, PID, &value, 4);
-		else
-			answer_error(c, "the launch helper ended before it started the process", 0);
-		client_flush(c);
-	}
-	shut(&execs[i].report);
-	execs[i].helper = 0;
+	int32_t value = pid;
+	if (execs[i].told++ || c->fd < 0 || c->serial != execs[i].serial)
+		return;
+	if (pid > 0)
+		answer(c, PID, &value, 4);
+	else
+		answer_error(c, "the launch helper ended before it started the process", 0);
+	client_flush(c);
 }
 
+/* The pipe is kept until the program runs: by its end, the new process sees whether the shim still lives. */
 static void exec_ready(u32 i)
 {
-	pid_t pid = execs[i].report < 0 ? 0 : read_report(execs[i].report), alone = execs[i].helper;
-	if (pid)
-		exec_finish(i, pid > 0 ? pid : alone && !exiting(alone) ? alone : 0);
+	pid_t pid, alone = execs[i].helper;
+	while (execs[i].report >= 0 && (pid = read_report(execs[i].report)) != 0) {
+		if (pid < 0)
+			shut(&execs[i].report);
+		exec_tell(i, pid > 0 ? pid : alone && !exiting(alone) ? alone : 0);
+	}
 }
 
 static void reaped(pid_t pid, int status)
@@ -1000,8 +1002,6 @@ static void reaped(pid_t pid, int status)
 		if (execs[i].report >= 0 && execs[i].helper == pid) {
 			execs[i].helper = 0;
 			exec_ready(i);
-			if (execs[i].report >= 0)
-				exec_finish(i, 0);
 			return;
 		}
 	orphans[orphan_next % MAX_ORPHANS].pid = pid;
@@ -1146,6 +1146,7 @@ static void on_exec(struct client *c, int *fds, int count)
 	} else {
 		nonblocking(pipe_fds[0]);
 		execs[i].report = pipe_fds[0];
+		execs[i].told = 0;
 		execs[i].client = (u32)(c - clients);
 		execs[i].serial = c->serial;
 	}

@@ -22,23 +22,48 @@ from pathlib import Path
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 APPLETS = (
-    "sh ash cat echo ls ps env id hostname ip ping wget nc httpd sleep true false kill mount umount touch mkdir rm rmdir "
+    "sh ash cat echo ls ps env id hostname ip ping wget nc httpd sleep true false kill mount umount touch mkdir rm "
+    "rmdir "
     "cp mv ln chmod chown stat dd head tail grep sed awk sort wc tr cut find test date uname df du free top vi tty stty "
     "whoami dmesg sysctl nslookup route ifconfig expr seq yes printf tee md5sum sha256sum mknod mkfifo sync usleep"
 ).split()
-PASSWD = "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/home:/bin/false\napp:x:1000:1000::/home/app:/bin/sh\n"
+PASSWD = (
+    "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/home:/bin/false\napp:x:1000:1000::/home/app:/bin/sh\n"
+)
 GROUP = "root:x:0:\nstaff:x:50:app\nnobody:x:65534:\napp:x:1000:\n"
 # image: (from, packages added, umoci config arguments)
 SERVICES: dict[str, tuple[str, list[str]]] = {
     "redis": (
         "redis-server",
-        ["--config.cmd", "redis-server", "--config.cmd", "--protected-mode", "--config.cmd", "no", "--config.workingdir",
-         "/var/lib/redis", "--config.exposedports", "6379/tcp", "--config.volume", "/var/lib/redis"],
+        [
+            "--config.cmd",
+            "redis-server",
+            "--config.cmd",
+            "--protected-mode",
+            "--config.cmd",
+            "no",
+            "--config.workingdir",
+            "/var/lib/redis",
+            "--config.exposedports",
+            "6379/tcp",
+            "--config.volume",
+            "/var/lib/redis",
+        ],
     ),
     "nginx": (
         "nginx-light",
-        ["--config.cmd", "nginx", "--config.cmd", "-g", "--config.cmd", "daemon off;", "--config.exposedports", "80/tcp",
-         "--config.stopsignal", "SIGQUIT"],
+        [
+            "--config.cmd",
+            "nginx",
+            "--config.cmd",
+            "-g",
+            "--config.cmd",
+            "daemon off;",
+            "--config.exposedports",
+            "80/tcp",
+            "--config.stopsignal",
+            "SIGQUIT",
+        ],
     ),
 }
 
@@ -108,8 +133,21 @@ def service(directory: Path, root: Path, rootfs: Path, name: str) -> None:
     downloads = root.with_suffix(".debs")
     for path in (root, downloads / "partial"):
         path.mkdir(parents=True)
-    apt = ["apt-get", "-qq", "-o", f"Dir::State::status={rootfs}/var/lib/dpkg/status", "-o", f"Dir::Cache::archives={downloads}",
-           "-o", "APT::Sandbox::User=root", "--no-install-recommends", "--download-only", "-y", "install", package]
+    apt = [
+        "apt-get",
+        "-qq",
+        "-o",
+        f"Dir::State::status={rootfs}/var/lib/dpkg/status",
+        "-o",
+        f"Dir::Cache::archives={downloads}",
+        "-o",
+        "APT::Sandbox::User=root",
+        "--no-install-recommends",
+        "--download-only",
+        "-y",
+        "install",
+        package,
+    ]
     run(apt)
     for deb in downloads.glob("*.deb"):
         run(["dpkg-deb", "-x", str(deb), str(root)])
@@ -152,7 +190,9 @@ def umoci(*arguments: str) -> None:
 
 def run(command: list[str]) -> None:
     """Run a program; its output only matters when it fails."""
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"DEBIAN_FRONTEND": "noninteractive"})
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
+    )
     if done.returncode:
         sys.exit(f"{' '.join(command)}: exit status {done.returncode}\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
 

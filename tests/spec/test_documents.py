@@ -38,7 +38,10 @@ def test_wrong_config_json_is_refused_with_its_path(raw: bytes, message: str) ->
 
 
 def test_unknown_fields_and_raw_bytes_survive() -> None:
-    raw = b'{"ociVersion": "1.3.0", "x": {"y": 1}, "process": {"cwd": "/", "new": [1]}, "mounts": [{"destination": "/a", "z": 1}]}'
+    raw = (
+        b'{"ociVersion": "1.3.0", "x": {"y": 1}, "process": {"cwd": "/", "new": [1]}, '
+        b'"mounts": [{"destination": "/a", "z": 1}]}'
+    )
     document = runtime.parse_runtime_spec(raw)
     assert document.raw == raw
     changed = msgspec.structs.replace(document.value, hostname="h")

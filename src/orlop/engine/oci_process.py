@@ -76,8 +76,8 @@ def environment(config: ContainerConfig, image: ContainerDefaults, hostname: str
         values["TERM"] = "xterm"
     values |= asked | given
     own_home = values.pop("HOME", None)
-    first = {} if not own_home else {"HOME": own_home}
-    last = {} if own_home else {"HOME": home}
+    first: dict[str, str | None] = {} if not own_home else {"HOME": own_home}
+    last: dict[str, str | None] = {} if own_home else {"HOME": home}
     return _entries(first | values | last)
 
 

@@ -16,7 +16,9 @@ _NUMBERS = {name: number for number, name in enumerate(NAMES) if name} | {"IOT":
 def parse_signal(text: str) -> int:
     """The number of a signal given by name or number. 0, which sends nothing, is refused."""
     name = text.upper().removeprefix("SIG")
-    number = int(name) if name.isascii() and name.isdigit() and len(name) < 4 else _NUMBERS.get(name) or _real_time(name)
+    number = (
+        int(name) if name.isascii() and name.isdigit() and len(name) < 4 else _NUMBERS.get(name) or _real_time(name)
+    )
     if number is None or not 1 <= number <= RTMAX:
         raise InvalidArgument(f"invalid signal: {text[:40]}")
     return number

@@ -161,9 +161,7 @@ def ungranted(wanted: Capabilities | None, limit: int) -> tuple[str, ...]:
     asked = capabilities.mask(
         (*wanted.bounding, *wanted.effective, *wanted.inheritable, *wanted.permitted, *wanted.ambient)
     )
-    lost = asked & ~limit
-    allowed = capabilities.mask(wanted.permitted) & capabilities.mask(wanted.inheritable)
-    return capabilities.names(lost | (capabilities.mask(wanted.ambient) & ~allowed))
+    return capabilities.names(asked & ~limit)
 
 
 # --- steps

@@ -19,7 +19,7 @@ from orlop.spec.runtime import Seccomp, SeccompArg, SeccompRule
 VERSION = "1"
 
 # seccomp.h; the lower 16 bits of ERRNO and TRACE carry a value
-_ACTIONS: dict[str, int] = {
+ACTIONS: dict[str, int] = {
     "SCMP_ACT_KILL": 0x00000000,
     "SCMP_ACT_KILL_THREAD": 0x00000000,
     "SCMP_ACT_KILL_PROCESS": 0x80000000,
@@ -36,7 +36,7 @@ _EPERM, _ENOSYS = 1, 38
 # with these a newer call is not refused anyway, or a tracer or listener has its own way with it
 _PERMISSIVE = frozenset({"SCMP_ACT_ALLOW", "SCMP_ACT_LOG", "SCMP_ACT_TRACE"})
 
-_OPERATORS: dict[str, int] = {
+OPERATORS: dict[str, int] = {
     "SCMP_CMP_NE": 1,
     "SCMP_CMP_LT": 2,
     "SCMP_CMP_LE": 3,
@@ -48,7 +48,7 @@ _OPERATORS: dict[str, int] = {
 
 # audit.h: machine number, 64-bit bit 31, little-endian bit 30
 _X86_64, _X32_BIT = 0xC000003E, 0x40000000
-_ARCHITECTURES: dict[str, int] = {
+ARCHITECTURES: dict[str, int] = {
     "SCMP_ARCH_X86": 0x40000003,
     "SCMP_ARCH_X86_64": _X86_64,
     "SCMP_ARCH_X32": 0x4000003E,
@@ -75,7 +75,7 @@ _ARCHITECTURES: dict[str, int] = {
 }
 
 # seccomp(2), SECCOMP_SET_MODE_FILTER
-_FLAGS: dict[str, int] = {
+FLAGS: dict[str, int] = {
     "SECCOMP_FILTER_FLAG_TSYNC": 1,
     "SECCOMP_FILTER_FLAG_LOG": 2,
     "SECCOMP_FILTER_FLAG_SPEC_ALLOW": 4,
@@ -101,9 +101,9 @@ def flags(seccomp: Seccomp) -> int:
     """The flags for seccomp(2); `NEW_LISTENER` is among them where a rule notifies."""
     bits = 0
     for index, name in enumerate(seccomp.flags):
-        if name not in _FLAGS:
+        if name not in FLAGS:
             raise InvalidArgument(f"{_WHERE}.flags[{index}]: unknown flag {name[:64]!r}")
-        bits |= _FLAGS[name]
+        bits |= FLAGS[name]
     if any(rule.action == "SCMP_ACT_NOTIFY" for rule in seccomp.syscalls):
         bits |= NEW_LISTENER
         if bits & _TSYNC:  # the kernel takes both only with the third (Linux 5.7)
@@ -158,23 +158,23 @@ def _default(seccomp: Seccomp) -> int:
 
 def _action(name: str, value: int | None, where: str, value_where: str) -> int:
     """An action's number with its value; without one, ERRNO and TRACE carry EPERM (config-linux.md)."""
-    if name not in _ACTIONS:
+    if name not in ACTIONS:
         raise InvalidArgument(f"{_WHERE}.{where}: unknown action {name[:64]!r}")
     limit = _VALUE_LIMIT.get(name)
     if limit is None:
         if value is not None:
             raise InvalidArgument(f"{_WHERE}.{value_where}: {name} carries no errno")
-        return _ACTIONS[name]
+        return ACTIONS[name]
     if value is not None and not 0 <= value <= limit:
         raise InvalidArgument(f"{_WHERE}.{value_where}: {value} is not between 0 and {limit}")
-    return _ACTIONS[name] | (_EPERM if value is None else value)
+    return ACTIONS[name] | (_EPERM if value is None else value)
 
 
 def _architectures(seccomp: Seccomp) -> tuple[int, ...]:
     for index, name in enumerate(seccomp.architectures):
-        if name not in _ARCHITECTURES:
+        if name not in ARCHITECTURES:
             raise InvalidArgument(f"{_WHERE}.architectures[{index}]: unknown architecture {name[:64]!r}")
-    return tuple(_ARCHITECTURES[name] for name in seccomp.architectures)
+    return tuple(ARCHITECTURES[name] for name in seccomp.architectures)
 
 
 def _checked(seccomp: Seccomp) -> Iterator[Rule]:
@@ -216,12 +216,12 @@ def _alternatives(args: tuple[SeccompArg, ...], where: str) -> tuple[tuple[_Comp
 def _compare(arg: SeccompArg, where: str) -> _Compare:
     if not 0 <= arg.index <= 5:
         raise InvalidArgument(f"{_WHERE}.{where}.index: {arg.index} is not between 0 and 5")
-    if arg.op not in _OPERATORS:
+    if arg.op not in OPERATORS:
         raise InvalidArgument(f"{_WHERE}.{where}.op: unknown operator {arg.op[:64]!r}")
     for name, value in (("value", arg.value), ("valueTwo", arg.value_two)):
         if not 0 <= value < 1 << 64:
             raise InvalidArgument(f"{_WHERE}.{where}.{name}: {value} does not fit 64 bits")
-    return arg.index, _OPERATORS[arg.op], arg.value, arg.value_two
+    return arg.index, OPERATORS[arg.op], arg.value, arg.value_two
 
 
 def _last_calls(rules: tuple[Rule, ...], architectures: tuple[int, ...]) -> dict[int, int]:
@@ -244,11 +244,11 @@ def _newer_calls(seccomp: Seccomp, last: dict[int, int]) -> bytes:
     permissive = seccomp.default_action in _PERMISSIVE
     if permissive or (seccomp.default_action == "SCMP_ACT_ERRNO" and seccomp.default_errno_ret == _ENOSYS):
         return b""
-    x32 = last.get(_ARCHITECTURES["SCMP_ARCH_X32"])
+    x32 = last.get(ARCHITECTURES["SCMP_ARCH_X32"])
     sections = [
         _section(arch, number, x32 if arch == _X86_64 else None)
         for arch, number in last.items()
-        if arch != _ARCHITECTURES["SCMP_ARCH_X32"]
+        if arch != ARCHITECTURES["SCMP_ARCH_X32"]
     ]
     code: list[_Instruction] = []
     for section in reversed(sections):
@@ -266,7 +266,7 @@ def _section(arch: int, last: int, x32: int | None) -> list[_Instruction]:
     x32 has the audit number of x86-64 and bit 30 in its call numbers. Where x32 is not covered, such numbers are left
     to the filter, which treats them as a foreign architecture's.
     """
-    refuse = (_RETURN, 0, 0, _ACTIONS["SCMP_ACT_ERRNO"] | _ENOSYS)
+    refuse = (_RETURN, 0, 0, ACTIONS["SCMP_ACT_ERRNO"] | _ENOSYS)
     if arch != _X86_64:
         return [(_EQUAL, 0, 4, arch), (_LOAD, 0, 0, _NUMBER), (_GREATER, 0, 1, last), refuse]
     body = [

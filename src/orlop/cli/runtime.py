@@ -1,0 +1,165 @@
+"""`orlop-runtime`: the OCI command line, with the words and flags of the runtimes that engines expect.
+
+Every verb's module is imported when the verb is named. An error is one line on standard error and, with --log, an
+entry there that engines read; the exit status is then 1. `run` and `exec` else end as the container's process did.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from orlop.cli.flags import Help, Options, Syntax, UsageError, parse, render, switch, value
+from orlop.spec.errors import InvalidArgument, OrlopError, Unimplemented
+
+PROGRAM = "orlop-runtime"
+# verb: (module, text)
+VERBS: dict[str, tuple[str, str]] = {
+    "create": ("runtime_create", "create a container"),
+    "delete": ("runtime_manage", "delete what a container holds"),
+    "exec": ("runtime_exec", "run a further process in a container"),
+    "features": ("runtime_show", "show what this runtime can do"),
+    "kill": ("runtime_manage", "send a signal to a container's first process"),
+    "list": ("runtime_manage", "list containers"),
+    "pause": ("runtime_manage", "suspend all processes of a container"),
+    "plan": ("runtime_show", "show the operations that would create a bundle's container"),
+    "ps": ("runtime_manage", "list the processes of a container"),
+    "resume": ("runtime_manage", "resume all processes of a container"),
+    "run": ("runtime_create", "create and run a container"),
+    "spec": ("runtime_show", "write a default config.json"),
+    "start": ("runtime_create", "start a created container"),
+    "state": ("runtime_manage", "show the state of a container"),
+}
+MISSING = ("checkpoint", "events", "restore", "update")
+GLOBAL = Syntax(
+    "COMMAND [ARGUMENTS...]",
+    "Runs containers from bundles, as the Open Container Initiative's runtime specification has it",
+    (
+        switch("--debug", "Show where in the program an error came from"),
+        value("--log", "Write messages to this file"),
+        value("--log-format", "Format of the messages there: text or json", "text"),
+        value("--root", "Where the state of containers is kept", "/run/orlop-runtime"),
+        switch("--systemd-cgroup", "Let systemd make control groups"),
+        value("--rootless", "Tolerate missing rights to control groups: true, false or auto", "auto"),
+        switch("-v --version", "Show the version"),
+    ),
+    interspersed=False,
+)
+
+
+class Context:
+    """The global options: where state is kept, and where messages go."""
+
+    def __init__(self, options: Options) -> None:
+        if options.log_format not in ("text", "json"):
+            raise InvalidArgument(f"--log-format: {options.log_format[:40]!r} is neither text nor json")
+        self.root: str = options.root
+        self.log: str = options.log
+        self.format: str = options.log_format
+        self.debug: bool = options.debug
+        if options.systemd_cgroup:
+            raise Unimplemented("--systemd-cgroup: control groups made by systemd are not implemented yet")
+        if options.rootless not in ("auto", "false"):
+            raise Unimplemented(f"--rootless={options.rootless[:20]}: is not implemented yet")
+
+    def warn(self, text: str) -> None:
+        """Tell the user what had to be left out, once."""
+        if self.log:
+            _write_log(self.log, self.format, "warning", text)
+        else:
+            print(f"{PROGRAM}: warning: {text}", file=sys.stderr)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line; the exit status."""
+    log = ["", "text", ""]
+    try:
+        options = parse(PROGRAM, GLOBAL, list(sys.argv[1:] if argv is None else argv))
+        log = [options.log, options.log_format, "debug" if options.debug else ""]
+        return _dispatch(options)
+    except Help as text:
+        print(text)
+        return 0
+    except OrlopError as error:
+        return _fail(error.message, *log)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # so that the interpreter's own flush does not fail again
+        return 141
+    except Exception as error:  # a defect: the user still gets one line
+        return _fail(f"internal error: {type(error).__name__}: {error}", *log)
+
+
+def _dispatch(options: Options) -> int:
+    if options.version:
+        print(_version())
+        return 0
+    words = options.arguments
+    if not words or words[0] in ("help", "h"):
+        print(_help(words[1] if len(words) > 1 else ""))
+        return 0
+    name = words[0]
+    if name in MISSING:
+        raise Unimplemented(f"{name}: is not implemented yet")
+    if name not in VERBS:
+        raise UsageError(f"unknown command: {name[:60]}")
+    context = Context(options)
+    module = import_module(f"orlop.cli.{VERBS[name][0]}")
+    act, syntax = module.VERBS[name]
+    return int(act(parse(f"{PROGRAM} {name}", syntax, words[1:]), context) or 0)
+
+
+def _help(verb: str) -> str:
+    if verb in VERBS:
+        return render(f"{PROGRAM} {verb}", import_module(f"orlop.cli.{VERBS[verb][0]}").VERBS[verb][1])
+    lines = [render(PROGRAM, GLOBAL), "", "Commands:"]
+    return "\n".join(lines + [f"  {name:10} {text}" for name, (_, text) in VERBS.items()])
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    from orlop.spec.runtime import VERSION
+
+    try:
+        own = version("orlop")
+    except PackageNotFoundError:
+        own = "unknown"
+    return f"{PROGRAM} version {own}\nspec: {VERSION}"
+
+
+def _fail(message: str, log: str, format_: str, debug: str) -> int:
+    if debug:
+        import traceback
+
+        traceback.print_exc()
+    print(f"{PROGRAM}: {message}", file=sys.stderr)
+    if log:
+        _write_log(log, format_, "error", message)
+    return 1
+
+
+def _write_log(path: str, format_: str, level: str, message: str) -> None:
+    """An entry as engines expect it: a JSON object, or logfmt."""
+    import time
+
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    if format_ == "json":
+        import msgspec
+
+        line = msgspec.json.encode({"level": level, "msg": message, "time": now}).decode()
+    else:
+        quoted = message.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+        line = f'time="{now}" level={level} msg="{quoted}"'
+    try:
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(line + "\n")
+    except OSError as error:
+        print(f"{PROGRAM}: cannot write {path}: {error.strerror}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

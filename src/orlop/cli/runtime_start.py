@@ -1,0 +1,70 @@
+"""What `create`, `run` and `exec` share: descriptors to pass on, pid files, console sockets."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+from orlop.cli.flags import Flag, Options, value
+from orlop.spec.errors import InvalidArgument, from_os
+
+FLAGS: tuple[Flag, ...] = (
+    value("--console-socket", "Unix socket that gets the terminal's master", metavar="path"),
+    value("--pid-file", "Write the process's pid to this file", metavar="path"),
+    value(
+        "--preserve-fds", "Pass this many further descriptors on, after standard ones and $LISTEN_FDS", "0", "number"
+    ),
+)
+_MOST_PRESERVED = 32
+
+
+def preserved(options: Options) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """Descriptors to pass on, and what to add to the environment for socket activation (sd_listen_fds(3))."""
+    text = options.preserve_fds
+    if not (text.isascii() and text.isdigit() and len(text) < 4):
+        raise InvalidArgument(f"--preserve-fds: {text[:20]!r} is not a number")
+    listening = _listening()
+    count = int(text) + listening
+    if count > _MOST_PRESERVED:
+        raise InvalidArgument(f"--preserve-fds: more than {_MOST_PRESERVED} descriptors")
+    fds = tuple(range(3, 3 + count))
+    for fd in fds:
+        try:
+            os.fstat(fd)
+        except OSError:
+            raise InvalidArgument(f"--preserve-fds: descriptor {fd} is not open") from None
+    return fds, ((f"LISTEN_FDS={listening}", "LISTEN_PID=1") if listening else ())
+
+
+def _listening() -> int:
+    if os.environ.get("LISTEN_PID") != str(os.getpid()):
+        return 0
+    count = os.environ.get("LISTEN_FDS", "0")
+    return int(count) if count.isascii() and count.isdigit() and len(count) < 4 else 0
+
+
+def connect_console(options: Options) -> socket.socket | None:
+    """A connection to the console socket, if one is named."""
+    if not options.console_socket:
+        return None
+    console = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        console.connect(options.console_socket)
+    except OSError as error:
+        console.close()
+        raise from_os(error, f"--console-socket: connect to {options.console_socket}") from error
+    return console
+
+
+def write_pid(options: Options, pid: int) -> None:
+    """Write the pid file at once, never half of it."""
+    path = options.pid_file
+    if not path:
+        return
+    beside = os.path.join(os.path.dirname(path), f".{os.path.basename(path)}")
+    try:
+        with open(beside, "w", encoding="ascii") as file:
+            file.write(str(pid))
+        os.rename(beside, path)
+    except OSError as error:
+        raise from_os(error, "--pid-file: write") from error

@@ -1,0 +1,283 @@
+"""`create`, and the first half of `run`: a bundle becomes a container (runtime.md, "Lifecycle", steps 1 to 6)."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from orlop.cgroups import apply as cgroups
+from orlop.runtime import hooks, idmaps
+from orlop.runtime.compile import CreateRequest, Terminal, compile_create
+from orlop.runtime.compile_process import available, ungranted
+from orlop.runtime.facts import Host
+from orlop.runtime.host import probe_host
+from orlop.runtime.launch import launch
+from orlop.runtime.plan import Plan
+from orlop.runtime.state import CONFIG, FIFO, Record, Store, boot_id, start_time
+from orlop.runtime.streams import own_streams
+from orlop.spec.document import Document
+from orlop.spec.errors import FailedPrecondition, InvalidArgument, from_os
+from orlop.spec.runtime import Hooks, Linux, RuntimeSpec, State, parse_runtime_spec
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """How to create. `console` is a connected socket that the terminal's master is sent over; `on_console` takes the
+    master instead. `preserve` are descriptors that the process gets as 3, 4, ... `start`: run through at once, instead
+    of waiting for `start`. `warn` is told what had to be left out."""
+
+    bundle: str
+    id: str
+    console: int | None = None
+    on_console: Callable[[int], None] | None = None
+    preserve: tuple[int, ...] = ()
+    pivot: bool = True
+    keyring: bool = True
+    start: bool = False
+    environment: tuple[str, ...] = ()  # added to process.env
+    warn: Callable[[str], None] = lambda _: None
+
+
+def read_bundle(bundle: str) -> Document[RuntimeSpec]:
+    """The configuration of a bundle."""
+    path = os.path.join(bundle, CONFIG)
+    try:
+        with open(path, "rb") as file:
+            return parse_runtime_spec(file.read())
+    except OSError as error:
+        raise from_os(error, "read") from error
+
+
+def plan_of(spec: RuntimeSpec, bundle: str, identifier: str, host: Host, seccomp_cache: str) -> Plan:
+    """The plan that `create` would run, with nothing made."""
+    request = CreateRequest(
+        id=identifier,
+        bundle=bundle,
+        seccomp=seccomp_program(spec, seccomp_cache),
+        cgroup_procs=cgroups.procs_paths(host.cgroups, group_of(spec, identifier)),
+        await_start_slot=0,
+        terminal="sync" if spec.process is not None and spec.process.terminal else "none",
+        idmaps=_idmap_slots(spec, 1),
+    )
+    return compile_create(spec, host, request)
+
+
+def _idmap_slots(spec: RuntimeSpec, first: int) -> dict[str, int]:
+    from orlop.runtime.compile_mounts import idmap_key
+
+    keys = [idmap_key(spec, index) for index in range(len(spec.mounts))]
+    return {key: first + i for i, key in enumerate(dict.fromkeys(key for key in keys if key))}
+
+
+def group_of(spec: RuntimeSpec, identifier: str) -> str:
+    return cgroups.group_path(spec.linux.cgroups_path if spec.linux else "", identifier)
+
+
+def seccomp_program(spec: RuntimeSpec, cache: str) -> object | None:
+    """The assembled filter, or None where the configuration has none."""
+    if spec.linux is None or spec.linux.seccomp is None:
+        return None
+    from orlop.seccomp.cache import program
+
+    return program(spec.linux.seccomp, cache)
+
+
+def create(store: Store, options: Options) -> Record:
+    """Make the container. Of a failure nothing is left; its poststop hooks have run if its process ever was."""
+    document = read_bundle(options.bundle)
+    spec, host = document.value, probe_host()
+    if options.environment and spec.process is not None:
+        process = msgspec.structs.replace(spec.process, env=spec.process.env + options.environment)
+        spec = msgspec.structs.replace(spec, process=process)
+    record = _new_record(spec, options)
+    making = _Making(store, options, spec, host, record)
+    # whatever is wrong in the configuration shows before anything is made
+    making.compile(dry=True)
+    store.reserve(record)
+    try:
+        store.write(options.id, CONFIG, document.raw)
+        return making.make()
+    except BaseException:
+        making.undo()
+        raise
+
+
+def _new_record(spec: RuntimeSpec, options: Options) -> Record:
+    root = spec.root.path if spec.root else ""
+    return Record(
+        id=options.id,
+        bundle=options.bundle,
+        created=_timestamp(time.time_ns()),
+        oci_version=spec.oci_version,
+        boot_id=boot_id(),
+        cgroup=group_of(spec, options.id),
+        rootfs=os.path.normpath(os.path.join(options.bundle, root)),
+        owner=os.geteuid(),
+        creator=os.getpid(),
+        creator_start=start_time(os.getpid()) or 0,
+        annotations=spec.annotations,
+    )
+
+
+def _timestamp(nanoseconds: int) -> str:
+    """RFC 3339 with nanoseconds, in UTC."""
+    seconds, rest = divmod(nanoseconds, 1_000_000_000)
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + f".{rest:09}Z"
+
+
+class _Making:
+    """One creation: what has been made so far, so that it can be undone."""
+
+    def __init__(self, store: Store, options: Options, spec: RuntimeSpec, host: Host, record: Record) -> None:
+        self.store = store
+        self.options = options
+        self.spec = spec
+        self.host = host
+        self.record = record
+        self.inherited: list[int] = []
+        self.mine: list[int] = []  # of those, the ones to close here
+        self.cgroup_made = False
+
+    @property
+    def linux(self) -> Linux:
+        return self.spec.linux or Linux()
+
+    @property
+    def hooks(self) -> Hooks:
+        return self.spec.hooks or Hooks()
+
+    def make(self) -> Record:
+        """All steps; the record at the end."""
+        options = self.options
+        self._warn()
+        try:
+            plan = self.compile(dry=False)
+            cgroups.create(self.host.cgroups, self.record.cgroup, self.linux.resources)
+            self.cgroup_made = True
+            assert self.spec.process is not None
+            own_streams(self.spec.process.user.uid, self.linux.uid_mappings)
+            launched = launch(
+                plan, inherit=self.inherited, on_sync=self._on_sync, until="" if options.start else "ready"
+            )
+        finally:
+            for fd in self.mine:
+                os.close(fd)
+            self.mine.clear()
+        return self._recorded(launched.pid, phase="running" if options.start else "created")
+
+    def compile(self, dry: bool) -> Plan:
+        """The plan; with `dry` only to see that there is one, with nothing opened."""
+        options, process = self.options, self.spec.process
+        slots: dict[str, int | None] = {"await_start_slot": None, "console_slot": None}
+        if not options.start:
+            slots["await_start_slot"] = self._inherit(None if dry else self._fifo())
+        if options.console is not None:
+            slots["console_slot"] = self._inherit(options.console, mine=False)
+        preserve = tuple(self._inherit(fd, mine=False) for fd in options.preserve)
+        request = CreateRequest(
+            id=options.id,
+            bundle=options.bundle,
+            seccomp=seccomp_program(self.spec, os.path.join(self.store.root, ".seccomp")),  # type: ignore[arg-type]
+            cgroup_procs=cgroups.procs_paths(self.host.cgroups, self.record.cgroup),
+            terminal=self._terminal() if process is not None and process.terminal else "none",
+            preserve=preserve,
+            idmaps=self._idmaps(dry),
+            pivot=options.pivot,
+            keyring=options.keyring,
+            **slots,
+        )
+        if dry:
+            self.inherited.clear()
+        return compile_create(self.spec, self.host, request)
+
+    def _terminal(self) -> Terminal:
+        if self.options.console is None and self.options.on_console is None:
+            raise InvalidArgument("process.terminal: a detached container needs --console-socket")
+        return "socket" if self.options.console is not None else "sync"
+
+    def _inherit(self, fd: int | None, mine: bool = True) -> int:
+        self.inherited.append(-1 if fd is None else fd)
+        if fd is not None and mine:
+            self.mine.append(fd)
+        return len(self.inherited) - 1
+
+    def _idmaps(self, dry: bool) -> dict[str, int]:
+        if not any(mount.uid_mappings or {"idmap", "ridmap"} & set(mount.options) for mount in self.spec.mounts):
+            return {}
+        if dry:
+            return _idmap_slots(self.spec, len(self.inherited))
+        return {key: self._inherit(fd) for key, fd in idmaps.user_namespaces(self.spec).items()}
+
+    def _fifo(self) -> int:
+        path = self.store.path(self.options.id, FIFO)
+        try:
+            os.mkfifo(path, 0o600)
+            return os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        except OSError as error:
+            raise from_os(error, "make") from error
+
+    def _warn(self) -> None:
+        assert self.spec.process is not None
+        own = any(namespace.type == "user" for namespace in self.linux.namespaces)
+        for name in ungranted(self.spec.process.capabilities, available(self.host, own)):
+            self.options.warn(f"process.capabilities: {name} cannot be granted here and is left out")
+
+    # --- while the helper runs
+
+    def _on_sync(self, name: str, pid: int, fds: Sequence[int]) -> None:
+        getattr(self, f"_at_{name}")(pid, fds)
+
+    def _at_created(self, pid: int, fds: Sequence[int]) -> None:
+        self._recorded(pid)
+        if any(namespace.type == "user" and not namespace.path for namespace in self.linux.namespaces):
+            idmaps.write_maps(pid, self.linux.uid_mappings, self.linux.gid_mappings)
+
+    def _at_hooks(self, pid: int, fds: Sequence[int]) -> None:
+        state = self._state("creating")
+        hooks.run_hooks(self.hooks.prestart, "hooks.prestart", state)
+        hooks.run_hooks(self.hooks.create_runtime, "hooks.createRuntime", state)
+
+    def _at_console(self, pid: int, fds: Sequence[int]) -> None:
+        if self.options.on_console is None:
+            raise FailedPrecondition("process.terminal: nobody takes the terminal")
+        self.options.on_console(os.dup(fds[0]))
+
+    def _at_seccomp(self, pid: int, fds: Sequence[int]) -> None:
+        from orlop.runtime.listener import hand_over
+
+        assert self.linux.seccomp is not None
+        hand_over(self.linux.seccomp, fds[0], self._state("creating"), pid)
+
+    def _at_ready(self, pid: int, fds: Sequence[int]) -> None:
+        """The state says so only when the helper is left alone, which `make` does."""
+
+    def _recorded(self, pid: int, phase: str = "creating") -> Record:
+        self.record = msgspec.structs.replace(
+            self.record, init_process_pid=pid, init_process_start=start_time(pid) or 0, phase=phase
+        )
+        self.store.save(self.record)
+        return self.record
+
+    def _state(self, status: str) -> State:
+        record = self.record
+        return State(
+            oci_version=record.oci_version,
+            id=record.id,
+            status=status,  # type: ignore[arg-type]
+            pid=record.init_process_pid,
+            bundle=record.bundle,
+            annotations=record.annotations,
+        )
+
+    def undo(self) -> None:
+        """Take back what was made, as `delete --force` would."""
+        from orlop.runtime.delete import destroy
+
+        try:
+            os.waitpid(self.record.init_process_pid, os.WNOHANG) if self.record.init_process_pid else None
+        except ChildProcessError:
+            pass
+        ran = bool(self.record.init_process_pid)
+        destroy(self.store, self.record, self.spec if ran else None, self.options.warn, self.cgroup_made)

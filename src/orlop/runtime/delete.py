@@ -1,0 +1,59 @@
+"""`delete`: takes a container's resources back (runtime.md, "Lifecycle", steps 11 to 13). Every step can be repeated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from orlop.cgroups import apply as cgroups
+from orlop.runtime import hooks
+from orlop.runtime.kill import frozen, kill_all
+from orlop.runtime.state import Record, Store, status
+from orlop.spec.errors import FailedPrecondition, NotFound, OrlopError
+from orlop.spec.runtime import RuntimeSpec, State
+
+Warn = Callable[[str], None]
+
+
+def delete(store: Store, identifier: str, force: bool = False, warn: Warn = lambda _: None) -> None:
+    """Delete a container that is stopped, or was only created; with `force` any, and one that is not there too."""
+    try:
+        record = store.load(identifier)
+    except NotFound:
+        if force:
+            store.forget(identifier)  # what an interrupted creation or removal has left
+            return
+        raise
+    now = status(record, frozen(record))
+    if now not in ("stopped", "created") and not force:
+        raise FailedPrecondition(f"cannot delete container {identifier} that is not stopped: {now}")
+    destroy(store, record, _spec(store, identifier), warn)
+
+
+def _spec(store: Store, identifier: str) -> RuntimeSpec | None:
+    try:
+        return store.spec(identifier)
+    except OrlopError:
+        return None  # created so far that there was none yet; then there are no hooks to run either
+
+
+def destroy(
+    store: Store, record: Record, spec: RuntimeSpec | None, warn: Warn = lambda _: None, own_cgroup: bool = True
+) -> None:
+    """Kill what lives, remove the group and the state, run the poststop hooks of `spec`."""
+    if own_cgroup:
+        kill_all(record)
+        cgroups.remove(cgroups.probe(), record.cgroup)
+    if spec is not None and spec.hooks is not None and spec.hooks.poststop:
+        for error in hooks.run_all_hooks(spec.hooks.poststop, "hooks.poststop", _stopped(record)):
+            warn(error)
+    store.forget(record.id)
+
+
+def _stopped(record: Record) -> State:
+    return State(
+        oci_version=record.oci_version,
+        id=record.id,
+        status="stopped",
+        bundle=record.bundle,
+        annotations=record.annotations,
+    )

@@ -1,0 +1,114 @@
+"""`exec`: a further process in a container that runs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from orlop.cgroups import apply as cgroups
+from orlop.runtime.compile_exec import ExecRequest, compile_exec
+from orlop.runtime.facts import Host
+from orlop.runtime.host import probe_host
+from orlop.runtime.launch import launch
+from orlop.runtime.state import Record, Store, state, status
+from orlop.runtime.streams import own_streams
+from orlop.spec.errors import FailedPrecondition, InvalidArgument, from_os
+from orlop.spec.runtime import Linux, Process, RuntimeSpec
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """How to start it; see `create.Options`."""
+
+    console: int | None = None
+    on_console: Callable[[int], None] | None = None
+    preserve: tuple[int, ...] = ()
+    ignore_paused: bool = False
+
+
+def execute(store: Store, record: Record, spec: RuntimeSpec, process: Process, options: Options) -> int:
+    """Start `process`, a child of this one; its pid once its program runs."""
+    host = probe_host()
+    _check_running(record, host, options.ignore_paused)
+    linux = spec.linux or Linux()
+    pidfd = _hold(record)
+    mine = [pidfd]
+    try:
+        inherit = [pidfd]
+        root_slot = None
+        if not any(namespace.type == "mount" for namespace in linux.namespaces):
+            mine.append(os.open(f"/proc/{record.init_process_pid}/root", os.O_PATH | os.O_CLOEXEC))
+            root_slot = _append(inherit, mine[-1])
+        request = ExecRequest(
+            id=record.id,
+            root_slot=root_slot,
+            seccomp=_seccomp(store, spec),  # type: ignore[arg-type]
+            cgroup_procs=cgroups.procs_paths(host.cgroups, record.cgroup),
+            terminal=_terminal(process, options),
+            console_slot=None if options.console is None else _append(inherit, options.console),
+            preserve=tuple(_append(inherit, fd) for fd in options.preserve),
+        )
+        plan = compile_exec(spec, process, host, request)
+        own_streams(process.user.uid, linux.uid_mappings)
+        return launch(plan, inherit=inherit, on_sync=_follower(spec, record, options)).pid
+    finally:
+        for fd in mine:
+            os.close(fd)
+
+
+def _append(inherit: list[int], fd: int) -> int:
+    inherit.append(fd)
+    return len(inherit) - 1
+
+
+def _check_running(record: Record, host: Host, ignore_paused: bool) -> None:
+    now = status(record, record.alive and cgroups.frozen(host.cgroups, record.cgroup))
+    if now == "stopped":
+        raise FailedPrecondition(f"cannot exec in container {record.id}: it is stopped (container not running)")
+    if now == "creating" or (now == "paused" and not ignore_paused):
+        raise FailedPrecondition(f"cannot exec in container {record.id}: it is {now}")
+
+
+def _hold(record: Record) -> int:
+    """A pidfd of the first process, which is looked at again once it is held."""
+    try:
+        pidfd = os.pidfd_open(record.init_process_pid)
+    except OSError as error:
+        raise from_os(error, f"open process {record.init_process_pid}") from error
+    if not record.alive:
+        os.close(pidfd)
+        raise FailedPrecondition(f"cannot exec in container {record.id}: it is stopped (container not running)")
+    return pidfd
+
+
+def _seccomp(store: Store, spec: RuntimeSpec) -> object | None:
+    if spec.linux is None or spec.linux.seccomp is None:
+        return None
+    from orlop.seccomp.cache import program
+
+    return program(spec.linux.seccomp, os.path.join(store.root, ".seccomp"))
+
+
+def _terminal(process: Process, options: Options) -> str:  # one of compile.Terminal
+    if not process.terminal:
+        if options.console is not None:
+            raise InvalidArgument("--console-socket: the process has no terminal")
+        return "none"
+    if options.console is None and options.on_console is None:
+        raise InvalidArgument("process.terminal: a detached process needs --console-socket")
+    return "socket" if options.console is not None else "sync"
+
+
+def _follower(spec: RuntimeSpec, record: Record, options: Options) -> Callable[[str, int, list[int]], None]:
+    def follow(name: str, pid: int, fds: Sequence[int]) -> None:
+        if name == "console" and options.on_console is not None:
+            options.on_console(os.dup(fds[0]))
+        elif name == "seccomp":
+            from orlop.runtime.listener import hand_over
+
+            assert spec.linux is not None
+            assert spec.linux.seccomp is not None
+            hand_over(spec.linux.seccomp, fds[0], state(record), pid)
+
+    return follow

@@ -1,0 +1,48 @@
+"""What this runtime can do (features.md), read off the tables that it works by."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from orlop.runtime import compile_checks, compile_schedule, mount_options, namespaces
+from orlop.seccomp import assemble
+from orlop.spec import capabilities
+from orlop.spec.runtime import VERSION
+
+
+def features() -> dict[str, Any]:
+    """The document, ready to be encoded."""
+    return {
+        "ociVersionMin": "1.0.0",
+        "ociVersionMax": VERSION,
+        "hooks": list(compile_checks.HOOKS),
+        "mountOptions": list(mount_options.NAMES),
+        "linux": {
+            "namespaces": sorted(namespaces.FLAGS),
+            "capabilities": list(capabilities.NAMES),
+            "cgroup": {"v1": True, "v2": True, "systemd": False, "systemdUser": False, "rdma": True},
+            "seccomp": _seccomp(),
+            "apparmor": {"enabled": True},
+            "selinux": {"enabled": True},
+            "intelRdt": {"enabled": False},
+            "memoryPolicy": {
+                "modes": sorted(compile_schedule.MEMORY_MODES),
+                "flags": sorted(compile_schedule.MEMORY_FLAGS),
+            },
+            "mountExtensions": {"idmap": {"enabled": True}},
+            "netDevices": {"enabled": False},
+        },
+        "annotations": {},
+        "potentiallyUnsafeConfigAnnotations": [],
+    }
+
+
+def _seccomp() -> dict[str, Any]:
+    return {
+        "enabled": True,
+        "actions": sorted(assemble.ACTIONS),
+        "operators": sorted(assemble.OPERATORS),
+        "archs": sorted(assemble.ARCHITECTURES),
+        "knownFlags": sorted(assemble.FLAGS),
+        "supportedFlags": sorted(assemble.FLAGS),
+    }

@@ -1,0 +1,140 @@
+"""Stays with a process in the foreground: passes signals on, carries a terminal's bytes, and returns how it ended."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import select
+import signal
+import termios
+import tty
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_KEPT = {signal.SIGCHLD, signal.SIGPIPE, signal.SIGKILL, signal.SIGSTOP, signal.SIGURG}
+_CHUNK = 65536
+
+
+class Foreground:
+    """Collects signals from the moment it is entered, before the process is there, so that none is lost.
+
+    with Foreground() as foreground:
+        pid = ...                     # start a child; its terminal's master, if any, goes to foreground.master
+        code = foreground.wait(pid)
+    """
+
+    def __init__(self) -> None:
+        self.master = -1
+        self._old: dict[int, object] = {}
+        self._wakeup = (-1, -1)
+
+    def take_master(self, master: int) -> None:
+        """Carry this terminal from now on; the descriptor is closed at the end."""
+        self.master = master
+        _copy_size(master)
+
+    def __enter__(self) -> Foreground:
+        self._wakeup = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        signal.set_wakeup_fd(self._wakeup[1], warn_on_full_buffer=False)
+        for number in signal.valid_signals() - _KEPT | {signal.SIGCHLD}:
+            try:
+                self._old[number] = signal.signal(number, _noted)
+            except OSError:  # the two real-time signals of the C library
+                continue
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.set_wakeup_fd(-1)
+        for number, handler in self._old.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+        for fd in (*self._wakeup, self.master):
+            if fd >= 0:
+                os.close(fd)
+
+    def wait(self, pid: int) -> int:
+        """Until the child has ended: its exit status, or 128 and the signal that ended it."""
+        with _raw(0) if self.master >= 0 else _nothing():
+            return _exit_status(self._loop(pid))
+
+    def _loop(self, pid: int) -> int:
+        poll = select.poll()
+        poll.register(self._wakeup[0], select.POLLIN)
+        if self.master >= 0:
+            poll.register(self.master, select.POLLIN)
+            poll.register(0, select.POLLIN)
+        while True:
+            done, status = os.waitpid(pid, os.WNOHANG)
+            if done:
+                self._drain()
+                return status
+            for fd, _ in poll.poll():
+                if fd == self._wakeup[0]:
+                    self._pass_on(pid)
+                elif not _copy(fd, 1 if fd == self.master else self.master):
+                    poll.unregister(fd)
+
+    def _pass_on(self, pid: int) -> None:
+        for number in os.read(self._wakeup[0], 512):
+            if number == signal.SIGWINCH and self.master >= 0:
+                _copy_size(self.master)
+            elif number != signal.SIGCHLD:
+                os.kill(pid, number)
+
+    def _drain(self) -> None:
+        """What the process has written last."""
+        if self.master < 0:
+            return
+        poll = select.poll()
+        poll.register(self.master, select.POLLIN)
+        while poll.poll(0) and _copy(self.master, 1):
+            pass
+
+
+def _noted(number: int, frame: object) -> None:
+    """Python writes the signal's number to the wake-up pipe; that is all."""
+
+
+def _copy(source: int, target: int) -> bool:
+    """Carry what is there; False at the end. A terminal without a slave reads as an error."""
+    try:
+        data = os.read(source, _CHUNK)
+        while data:
+            written = os.write(target, data)
+            if written == len(data):
+                return True
+            data = data[written:]
+    except OSError:
+        pass
+    return False
+
+
+def _copy_size(master: int) -> None:
+    try:
+        fcntl.ioctl(master, termios.TIOCSWINSZ, fcntl.ioctl(0, termios.TIOCGWINSZ, bytes(8)))
+    except OSError:
+        pass  # standard input is no terminal: the size stays as configured
+
+
+@contextmanager
+def _raw(fd: int) -> Iterator[None]:
+    """The user's terminal passes every key on, until the end."""
+    try:
+        before = termios.tcgetattr(fd)
+    except termios.error:
+        yield
+        return
+    try:
+        tty.setraw(fd)
+        yield
+    finally:
+        termios.tcsetattr(fd, termios.TCSANOW, before)
+
+
+@contextmanager
+def _nothing() -> Iterator[None]:
+    yield
+
+
+def _exit_status(status: int) -> int:
+    code = os.waitstatus_to_exitcode(status)
+    return code if code >= 0 else 128 - code

@@ -1,0 +1,193 @@
+"""What the runtime keeps about a container, in `<root>/<id>/`: `state.json`, a copy of the configuration, the start fifo.
+
+The record is written before the step that it describes, and the truth is taken from the process: whether it lives
+(same pid, same start time, same boot), and whether it is still the launch helper that waits for `start`. State belongs
+to one boot, so that files are replaced at once but not synced to a disk.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Literal
+
+import msgspec
+
+from orlop.spec.document import decode
+from orlop.spec.errors import AlreadyExists, InvalidArgument, NotFound, from_os
+from orlop.spec.runtime import RuntimeSpec, State, parse_runtime_spec
+
+Phase = Literal["creating", "created", "running"]
+Status = Literal["creating", "created", "running", "stopped", "paused"]
+FIFO, STATE, CONFIG = "exec.fifo", "state.json", "config.json"
+_WAITING = "/memfd:orlop-launch"  # what /proc/PID/exe says of the launch helper
+_ID_MAX = 200
+_ID_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_+-.")
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True):
+    """`state.json`. `cgroup` is the group's path in every hierarchy; `creator` and `creator_start` tell the process
+    that makes the container, as long as `phase` is creating. `rootfs` is absolute."""
+
+    id: str
+    bundle: str
+    created: str
+    oci_version: str = "1.0.0"
+    init_process_pid: int = 0
+    init_process_start: int = 0
+    boot_id: str = ""
+    cgroup: str = ""
+    rootfs: str = ""
+    owner: int = 0
+    phase: Phase = "creating"
+    creator: int = 0
+    creator_start: int = 0
+    annotations: dict[str, str] = {}
+
+    @property
+    def alive(self) -> bool:
+        """Whether the container's first process is there; a zombie is not."""
+        return (
+            self.init_process_pid > 0
+            and self.boot_id == boot_id()
+            and start_time(self.init_process_pid) == self.init_process_start
+        )
+
+
+class Store:
+    """The containers under one root directory."""
+
+    def __init__(self, root: str) -> None:
+        self.root = os.path.abspath(root)
+
+    def directory(self, identifier: str) -> str:
+        """Where a container's files are. Raises InvalidArgument for a name that is none."""
+        if not valid_id(identifier):
+            raise InvalidArgument(f"invalid container id: {identifier[:64]!r}")
+        return os.path.join(self.root, identifier)
+
+    def path(self, identifier: str, name: str) -> str:
+        return os.path.join(self.directory(identifier), name)
+
+    def reserve(self, record: Record) -> None:
+        """Take the name. Raises AlreadyExists."""
+        directory = self.directory(record.id)
+        try:
+            os.makedirs(self.root, mode=0o711, exist_ok=True)
+            os.mkdir(directory, 0o711)
+        except FileExistsError:
+            raise AlreadyExists(f"container {record.id} already exists") from None
+        except OSError as error:
+            raise from_os(error, "make state directory") from error
+        self.save(record)
+
+    def save(self, record: Record) -> None:
+        """Put the record in place of the one before."""
+        self.write(record.id, STATE, msgspec.json.encode(record))
+
+    def write(self, identifier: str, name: str, data: bytes) -> None:
+        path = self.path(identifier, name)
+        try:
+            fd = os.open(path + ".new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            try:
+                os.write(fd, data)
+            finally:
+                os.close(fd)
+            os.rename(path + ".new", path)
+        except OSError as error:
+            raise from_os(error, "write state") from error
+
+    def load(self, identifier: str) -> Record:
+        """The record. Raises NotFound, also for what is left of a container that was never recorded."""
+        try:
+            with open(self.path(identifier, STATE), "rb") as file:
+                return decode(file.read(), Record, STATE)
+        except FileNotFoundError:
+            raise NotFound(f"container {identifier} does not exist") from None
+        except OSError as error:
+            raise from_os(error, "read state") from error
+
+    def spec(self, identifier: str) -> RuntimeSpec:
+        """The configuration that the container was made from."""
+        try:
+            with open(self.path(identifier, CONFIG), "rb") as file:
+                return parse_runtime_spec(file.read()).value
+        except OSError as error:
+            raise from_os(error, "read configuration") from error
+
+    def identifiers(self) -> tuple[str, ...]:
+        """All containers, by name."""
+        try:
+            return tuple(sorted(name for name in os.listdir(self.root) if valid_id(name)))
+        except FileNotFoundError:
+            return ()
+
+    def forget(self, identifier: str) -> None:
+        """Remove the files, the record last, so that an interrupted removal can be repeated."""
+        directory = self.directory(identifier)
+        try:
+            names = os.listdir(directory)
+            for name in sorted(names, key=lambda name: name == STATE):
+                os.unlink(os.path.join(directory, name))
+            os.rmdir(directory)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise from_os(error, "remove state") from error
+
+
+def valid_id(identifier: str) -> bool:
+    """Letters, digits, `_ + - .`; a name that starts with a dot is not a container's."""
+    return 0 < len(identifier) <= _ID_MAX and identifier[0] != "." and _ID_CHARACTERS.issuperset(identifier)
+
+
+def status(record: Record, frozen: bool = False) -> Status:
+    """Where the container stands in its life, by the process itself."""
+    if not record.alive:
+        if record.phase == "creating" and _creator_lives(record):
+            return "creating"
+        return "stopped"
+    if record.phase == "creating":
+        return "creating"
+    if record.phase == "created" and _waits(record.init_process_pid):
+        return "created"
+    return "paused" if frozen else "running"
+
+
+def state(record: Record, frozen: bool = False) -> State:
+    """What hooks and `state` are told (runtime.md, "State")."""
+    now = status(record, frozen)
+    return State(
+        oci_version=record.oci_version,
+        id=record.id,
+        status=now,
+        pid=0 if now == "stopped" else record.init_process_pid,
+        bundle=record.bundle,
+        annotations=record.annotations,
+    )
+
+
+def _creator_lives(record: Record) -> bool:
+    return record.boot_id == boot_id() and start_time(record.creator) == record.creator_start
+
+
+def _waits(pid: int) -> bool:
+    try:
+        return os.readlink(f"/proc/{pid}/exe").startswith(_WAITING)
+    except OSError:
+        return False
+
+
+def start_time(pid: int) -> int | None:
+    """Clock ticks from boot to the start of a process (proc_pid_stat(5), field 22); None for none, or a zombie."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b") ")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return None if fields[0] in (b"Z", b"X") else int(fields[19])
+
+
+def boot_id() -> str:
+    """What tells this boot of the machine from others (random(4))."""
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        return file.read().strip()

@@ -1,0 +1,37 @@
+"""The standard streams that a container's process inherits."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from orlop.spec.runtime import IDMapping
+
+_HARMLESS = (errno.EPERM, errno.EINVAL, errno.EROFS, errno.ENOSYS, errno.EBADF)
+
+
+def host_id(identifier: int, mappings: tuple[IDMapping, ...]) -> int:
+    """The host's number of an id of the container; an id that is not mapped stays itself."""
+    for mapping in mappings:
+        if mapping.container_id <= identifier < mapping.container_id + mapping.size:
+            return mapping.host_id + identifier - mapping.container_id
+    return identifier
+
+
+def own_streams(uid: int, mappings: tuple[IDMapping, ...]) -> None:
+    """Give the standard streams to the process's user, who could otherwise not open /dev/stdout again.
+
+    /dev/null is everybody's and left alone; where the owner can't be changed, nothing is lost but this.
+    """
+    owner = host_id(uid, mappings)
+    if owner == os.geteuid():
+        return
+    null = os.stat(os.devnull)
+    for fd in (0, 1, 2):
+        try:
+            found = os.fstat(fd)
+            if found.st_uid != owner and found.st_rdev != null.st_rdev:
+                os.fchown(fd, owner, -1)
+        except OSError as error:
+            if error.errno not in _HARMLESS:
+                raise

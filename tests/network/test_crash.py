@@ -85,7 +85,7 @@ def test_killed_while_detaching(host: Host) -> None:
         if not died:
             break
         step += 1
-    assert step == 2
+    assert step == 3  # rules, veth, bridge
 
 
 def test_reboot_forgets_the_state_directory(host: Host) -> None:

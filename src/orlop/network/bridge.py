@@ -51,7 +51,7 @@ class Hands:
         while position < len(steps):
             step = steps[position]
             group = [step]
-            if isinstance(step, AddAddress | LinkUp | AddRoute | DropLink):
+            if isinstance(step, AddAddress | LinkUp | AddRoute):
                 group = _alike(steps[position:])
             position += len(group)
             try:
@@ -74,7 +74,7 @@ class Hands:
         elif isinstance(step, ForgetFlows):
             forget_flows(self._host, step)
         elif isinstance(step, DropLink):
-            drop_links(self._host, [s.device for s in group if isinstance(s, DropLink)])
+            drop_link(self._host, step)
         else:
             self._configure([s for s in group if isinstance(s, AddAddress | LinkUp | AddRoute)])
 
@@ -104,7 +104,7 @@ class Hands:
             # what an attempt that was cut short left behind
             if error.errno != errno.EEXIST or self._host.link(step.device) is None:
                 raise
-            drop_links(self._host, [step.device])
+            drop_link(self._host, DropLink(step.device, "veth"))
             self._host.perform(request)
         if step.hairpin:
             self._host.perform(rt.link_hairpin(self._index(step.device, inside=False)))
@@ -164,15 +164,10 @@ class Hands:
 
 
 def _alike(steps: Sequence[Step]) -> list[Step]:
-    """The steps from the first one on that go to the kernel together with it."""
-    first = steps[0]
+    """The steps from the first one on that go to the kernel together with it: those of the same namespace."""
     group: list[Step] = []
     for step in steps:
-        if isinstance(first, DropLink) != isinstance(step, DropLink):
-            break
-        if not isinstance(step, AddAddress | LinkUp | AddRoute | DropLink):
-            break
-        if getattr(step, "inside", None) != getattr(first, "inside", None):
+        if not isinstance(step, AddAddress | LinkUp | AddRoute) or step.inside != getattr(steps[0], "inside", None):
             break
         group.append(step)
     return group
@@ -207,21 +202,20 @@ def forget_flows(host: Netlink, step: ForgetFlows) -> None:
                     raise Refused(outcome, 0)
 
 
-def drop_links(host: Netlink, names: Sequence[str]) -> None:
-    """Delete devices and return when the last one is off the host's list of devices.
+def drop_link(host: Netlink, step: DropLink) -> None:
+    """Delete a device and return when it is off the host's list of devices.
 
     The kernel takes a device off its list within a millisecond and then waits some 20 to 50 ms, inside the call, until
     the last reader of its structures is gone. Nobody else needs to wait for that, nor should the end of this process:
     so the call is made by a process of its own, ip(8), or where that is missing, by a thread.
     """
-    for name in names:  # one after the other: a bridge's deletion blocks all others for its whole time
-        link = host.link(name)
-        if link is None:
-            continue
-        failures: list[BaseException] = []
-        threading.Thread(target=_delete, args=(link, failures), daemon=True).start()
-        if not _gone(link, DELETE_TIMEOUT, failures):
-            raise Internal(f"network device {name}: still there {DELETE_TIMEOUT:g} s after its deletion")
+    link = host.link(step.device)
+    if link is None or link.kind != step.kind:
+        return
+    failures: list[BaseException] = []
+    threading.Thread(target=_delete, args=(link, failures), daemon=True).start()
+    if not _gone(link, DELETE_TIMEOUT, failures):
+        raise Internal(f"network device {link.name}: still there {DELETE_TIMEOUT:g} s after its deletion")
 
 
 def _gone(link: rt.Link, seconds: float, failures: Sequence[BaseException] = ()) -> bool:

@@ -110,7 +110,10 @@ class Rules(_Step, frozen=True):
 
 
 class DropLink(_Step, frozen=True):
+    """Delete a device, unless one of another kind bears the name: then it is none of ours."""
+
     device: str
+    kind: str
 
     def __str__(self) -> str:
         return f"host: delete {self.device}"
@@ -265,10 +268,10 @@ def detach_steps(
 ) -> tuple[Step, ...]:
     """What takes one container away, and its network's device and the table with it if nobody else uses them."""
     rules = port_elements(names, attachment, verb="delete")
-    links = [DropLink(attachment.host_device)]
+    links = [DropLink(attachment.host_device, "veth")]
     if network is not None and not network_used:
         rules += network_elements(names, network, verb="delete")
-        links.append(DropLink(network.device))
+        links.append(DropLink(network.device, "bridge"))
     if not table_used:
         rules = drop_table(names)
     return (*((Rules(rules),) if rules else ()), *_forgotten(attachment), *links)
@@ -277,7 +280,7 @@ def detach_steps(
 def withdraw_steps(network: Network, names: Names, *, table_used: bool) -> tuple[Step, ...]:
     """What takes away the device and the rules of a network that nobody uses."""
     rules = network_elements(names, network, verb="delete") if table_used else drop_table(names)
-    return (Rules(rules), DropLink(network.device))
+    return (Rules(rules), DropLink(network.device, "bridge"))
 
 
 def attachment_for(

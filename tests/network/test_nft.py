@@ -1,0 +1,85 @@
+"""The two ways to nftables, and the two ways to have a device deleted, do the same."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from orlop.engine.config import NetworkRequest
+from orlop.network import bridge
+from orlop.spec.errors import FailedPrecondition
+from orlop.sys import libnftables
+from orlop.sys.libnftables import Nft, NftError
+
+if TYPE_CHECKING:
+    from conftest import Host
+
+pytestmark = pytest.mark.root
+
+
+@pytest.fixture(params=["library", "program"])
+def nft(request: pytest.FixtureRequest, host: Host, monkeypatch: pytest.MonkeyPatch) -> Nft:
+    if request.param == "program":
+        monkeypatch.setattr(libnftables, "_load", lambda: None)
+    return Nft()
+
+
+def test_script_runs_whole_or_not_at_all(nft: Nft, host: Host) -> None:
+    nft.run("add table inet a\nadd set inet a s { type ifname; }")
+    with pytest.raises(NftError) as error:
+        nft.run('add table inet b\nadd element inet a nosuch { "x" }')
+    assert error.value.errno == errno.ENOENT
+    assert "\n" not in str(error.value)
+    with pytest.raises(NftError) as error:
+        nft.run("create table inet a")
+    assert error.value.errno == errno.EEXIST
+    assert "table inet b" not in host.rules()
+    assert nft.run("list tables") == "table inet a\n"
+    nft.close()
+
+
+def test_neither_library_nor_program(nft: Nft, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(libnftables, "_load", lambda: None)
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(FailedPrecondition, match="nftables: neither"):
+        nft.run("list tables")
+
+
+def test_children_do_not_inherit_the_socket(host: Host) -> None:
+    def inheritable() -> set[int]:
+        return {int(fd) for fd in os.listdir("/proc/self/fd") if fd_is_inheritable(int(fd))}
+
+    before = inheritable()
+    nft = Nft()
+    nft.run("list tables")
+    assert inheritable() == before
+    nft.close()
+
+
+def fd_is_inheritable(fd: int) -> bool:
+    try:
+        return os.get_inheritable(fd)
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize("programs", [bridge.IP_PROGRAMS, (), ("/bin/false",)])
+def test_devices_go(host: Host, programs: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bridge, "IP_PROGRAMS", programs)
+    networks, box, before = host.networks(), host.box(), host.devices()
+    networks.attach("web", NetworkRequest(), box.pid, box.netlink_fd)
+    assert len(host.devices()) == len(before) + 2
+    networks.detach("web")
+    assert host.devices() == before
+
+
+def test_device_of_somebody_else_is_left_alone(host: Host) -> None:
+    networks, box = host.networks(), host.box()
+    subprocess.run(["ip", "link", "add", networks.names.bridge, "type", "veth"], check=True)
+    with pytest.raises(Exception, match="the host has a device of that name, of kind veth"):
+        networks.attach("web", NetworkRequest(), box.pid, box.netlink_fd)
+    assert networks.names.bridge in host.devices()

@@ -44,56 +44,13 @@
 #define FIRST_INHERITED 6
 enum { CLONED = 1, SYNC = 2, FAILED = 3 };
 
-struct bytes { const uint8_t *data; uint32_t length; };
-struct words { const uint8_t *data; uint32_t count; };
-struct reader { const uint8_t *at, *end; int bad; };
-
 static int slots[SLOTS + 2]; /* and beyond those of the plan: the helper's own */
 static uint32_t stage, op_index;
 static int pivoted, absent; /* the root is the container's; the operation named a slot that is empty */
 static mode_t mask = 022;   /* what the program gets; during set-up it is 0, so that modes are meant as written */
 static char detail[512];
 
-/* ---- decoding */
-
-static const uint8_t *take(struct reader *r, size_t length) {
-  static const uint8_t zeros[8];
-  if (r->bad || (size_t)(r->end - r->at) < length) { r->bad = 1; return zeros; }
-  r->at += length;
-  return r->at - length;
-}
-static uint16_t take_u16(struct reader *r) { uint16_t v; memcpy(&v, take(r, 2), 2); return v; }
-static uint32_t take_u32(struct reader *r) { uint32_t v; memcpy(&v, take(r, 4), 4); return v; }
-static int32_t take_i32(struct reader *r) { return (int32_t)take_u32(r); }
-static uint64_t take_u64(struct reader *r) { uint64_t v; memcpy(&v, take(r, 8), 8); return v; }
-static const char *take_str(struct reader *r) {
-  uint32_t n = take_u32(r);
-  if (r->bad || (size_t)(r->end - r->at) <= n || r->at[n] || memchr(r->at, 0, n)) { r->bad = 1; return ""; }
-  return (const char *)take(r, (size_t)n + 1);
-}
-static struct bytes take_bytes(struct reader *r) {
-  uint32_t n = take_u32(r);
-  const uint8_t *p = take(r, n);
-  return (struct bytes){p, r->bad ? 0 : n};
-}
-static struct words take_words(struct reader *r) {
-  uint32_t n = take_u32(r);
-  const uint8_t *p = take(r, (size_t)n * 4);
-  return (struct words){p, r->bad ? 0 : n};
-}
-static uint32_t word(struct words w, uint32_t i) { uint32_t v; memcpy(&v, w.data + 4 * (size_t)i, 4); return v; }
-/* A list of strings becomes a NULL-terminated array. It is freed by exec or exit: each stage makes only a few. */
-static char **take_strs(struct reader *r) {
-  static char *none[1];
-  uint32_t n = take_u32(r);
-  if (r->bad || n > (size_t)(r->end - r->at) / 5) { r->bad = 1; return none; }
-  char **list = calloc((size_t)n + 1, sizeof *list);
-  if (!list) { r->bad = 1; return none; }
-  for (uint32_t i = 0; i < n; i++) list[i] = (char *)take_str(r);
-  return list;
-}
-static int finished(struct reader *r) { return !r->bad && r->at == r->end; }
-
+#include "reader.h"
 #include "ops.h"
 
 /* ---- talking to the parent */
@@ -758,26 +715,20 @@ static int skipped(uint8_t skip, int error) {
 
 static void run(const uint8_t *plan, size_t length) {
   struct reader r = {plan, plan + length, 0};
-  if (memcmp(take(&r, 4), "ORLP", 4) || take_u32(&r) != 1) { snprintf(detail, sizeof detail, "not a plan"); fail(EBADMSG); }
-  uint32_t inherited = take_u32(&r), stages = take_u32(&r);
-  if (r.bad || inherited > SLOTS) fail(EBADMSG);
-  if (syscall(SYS_close_range, FIRST_INHERITED + inherited, ~0U, 0)) fail(errno);
+  struct header h = take_header(&r);
+  if (r.bad || h.inherited > SLOTS) { snprintf(detail, sizeof detail, "not a plan"); fail(EBADMSG); }
+  if (syscall(SYS_close_range, FIRST_INHERITED + h.inherited, ~0U, 0)) fail(errno);
   if (syscall(SYS_close_range, 4, ~0U, 4 /* CLOSE_RANGE_CLOEXEC */)) fail(errno);
   close(3);
-  for (int i = 0; i < (int)inherited; i++) if (fcntl(slots[i] = FIRST_INHERITED + i, F_GETFD) < 0) fail(errno);
-  for (stage = 0; stage < stages; stage++) {
+  for (int i = 0; i < (int)h.inherited; i++) if (fcntl(slots[i] = FIRST_INHERITED + i, F_GETFD) < 0) fail(errno);
+  for (stage = 0; stage < h.stages; stage++) {
     uint32_t count = take_u32(&r);
     for (op_index = 0; op_index < count; op_index++) {
-      uint16_t code = take_u16(&r);
-      uint8_t skip = *take(&r, 1);
-      take(&r, 1);
-      uint32_t size = take_u32(&r);
-      struct reader body = {take(&r, size), NULL, r.bad};
-      body.end = body.at + (r.bad ? 0 : size);
+      struct op op = take_op(&r);
       detail[0] = 0;
       absent = 0;
-      int e = r.bad ? -EBADMSG : perform(code, &body);
-      if (e < 0 && !absent && !skipped(skip, -e)) fail(-e);
+      int e = r.bad ? -EBADMSG : perform(op.code, &op.body);
+      if (e < 0 && !absent && !skipped(op.skip, -e)) fail(-e);
     }
   }
   snprintf(detail, sizeof detail, "the plan ends without Execve");

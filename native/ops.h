@@ -67,6 +67,67 @@
 #define OP_Execve 94
 #define OP_Exit 95
 
+/* X(NAME) for each of them. */
+#define EACH_OP(X) \
+  X(Open) \
+  X(Close) \
+  X(Dup) \
+  X(CloseRange) \
+  X(Socket) \
+  X(SendFd) \
+  X(Connect) \
+  X(Setns) \
+  X(Unshare) \
+  X(Clone) \
+  X(Setsid) \
+  X(Keyring) \
+  X(SetHostname) \
+  X(SetDomainname) \
+  X(LinkUp) \
+  X(Mkdir) \
+  X(Target) \
+  X(Mknod) \
+  X(Symlink) \
+  X(WriteFile) \
+  X(Chdir) \
+  X(Umask) \
+  X(Chown) \
+  X(Mount) \
+  X(Fsopen) \
+  X(Fsconfig) \
+  X(Fsmount) \
+  X(OpenTree) \
+  X(MountSetattr) \
+  X(MoveMount) \
+  X(Propagation) \
+  X(Mask) \
+  X(PivotRoot) \
+  X(MoveRoot) \
+  X(Chroot) \
+  X(Copyup) \
+  X(Umount) \
+  X(Pty) \
+  X(Ctty) \
+  X(SetIds) \
+  X(Groups) \
+  X(BoundingSet) \
+  X(Capset) \
+  X(Ambient) \
+  X(Prctl) \
+  X(Rlimit) \
+  X(Seccomp) \
+  X(Scheduler) \
+  X(IoPriority) \
+  X(Affinity) \
+  X(Personality) \
+  X(MemoryPolicy) \
+  X(Sync) \
+  X(AwaitStart) \
+  X(Hook) \
+  X(FindExec) \
+  X(Execve) \
+  X(Exit) \
+
 struct Open { int32_t slot; int32_t at; const char *path; uint32_t flags; uint32_t mode; uint64_t magic; };
 struct Close { int32_t slot; };
 struct Dup { int32_t slot; int32_t fd; };

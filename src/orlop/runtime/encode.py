@@ -36,14 +36,21 @@ def _op(step: Step) -> bytes:
 
 def _field(kind: str, value: Any, name: str) -> bytes:
     if kind in _NUMERIC:
-        return struct.pack(_NUMERIC[kind], value)
+        return _number(_NUMERIC[kind], value, name)
     if kind == "str":
         return _text(value, name)
     if kind == "bytes":
         return struct.pack("<I", len(value)) + bytes(value)
     if kind == "strs":
         return struct.pack("<I", len(value)) + b"".join(_text(item, name) for item in value)
-    return struct.pack(f"<I{len(value)}I", len(value), *value)
+    return struct.pack("<I", len(value)) + b"".join(_number("<I", item, name) for item in value)
+
+
+def _number(form: str, value: int, name: str) -> bytes:
+    try:
+        return struct.pack(form, value)
+    except struct.error:
+        raise InvalidArgument(f"{name} {value} is out of range") from None
 
 
 def _text(value: str, name: str) -> bytes:

@@ -69,6 +69,8 @@ def c_source() -> str:
         "",
     ]
     lines += [f"#define OP_{op.name} {op.code}" for op in TABLE]
+    lines += ["", "/* X(NAME) for each of them. */", "#define EACH_OP(X) \\"]
+    lines += [f"  X({op.name}) \\" for op in TABLE]
     lines.append("")
     for op in TABLE:
         body = " ".join(f"{_declare(_C[f.type], f.name)};" for f in op.fields)

@@ -68,6 +68,9 @@ _CAPABILITIES = {
     ops.Ambient: {"raise_"},
 }
 _OCTAL = {"mode", "mask"}
+# fields that are shown even where they are zero or empty: all of these operations', and these of every one's
+_WHOLE = {ops.SetIds, ops.Groups, ops.BoundingSet, ops.Capset, ops.Ambient, ops.Rlimit, ops.Umask, ops.Exit}
+_ALWAYS = {"slot", "at", "path", "target", "name", "source", "fstype"}
 
 
 def render_op(op: Op, skip: int = 0) -> str:
@@ -76,7 +79,7 @@ def render_op(op: Op, skip: int = 0) -> str:
     shown = []
     for name in kind.__struct_fields__:
         value = getattr(op, name)
-        if name in ("slot", "at", "path", "target", "name", "source", "fstype") or not _is_default(name, value):
+        if kind in _WHOLE or name in _ALWAYS or not _is_default(name, value):
             shown.append(f"{name.rstrip('_')}={_value(kind, name, value)}")
     suffix = " unless " + "/".join(text for bit, text in _SKIPS.items() if skip & bit) if skip else ""
     return f"{kind.__name__}({', '.join(shown)}){suffix}"

@@ -110,11 +110,7 @@ def _volumes(engine: Engine, container: Container, image: Image) -> tuple[Volume
 def _volume(engine: Engine, identifier: str, request: MountRequest, root: int) -> VolumeUse:
     from orlop.engine.copyup import fill_volume
 
-    if request.source and engine.volumes.exists(request.source):
-        volume = engine.volumes.get(request.source)
-    else:
-        volume = engine.volumes.create(request.source)
-    engine.volumes.use(volume.name, identifier)
+    volume = engine.volumes.create(request.source, container=identifier)
     if not request.no_copy:
         fill_volume(root, request.target, engine.volumes.path(volume.name))
     return VolumeUse(

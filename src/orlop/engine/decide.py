@@ -20,13 +20,18 @@ BACKOFF_MOST = 60.0
 BACKOFF_RESET_AFTER = 10.0  # a container that ran this long starts anew with the shortest delay
 
 
-def settle_action(state: str, owner_alive: bool, reality: Reality, held: bool, rebooted: bool) -> Action:
+def settle_action(
+    state: str, owner_alive: bool, reality: Reality, held: bool, rebooted: bool, finished: bool = False
+) -> Action:
     """The step that makes the record true again.
 
-    `held` says that the record still lists resources of a process; `rebooted`, that it was made before this boot.
+    `held` says that the record still lists resources of a process; `rebooted`, that it was made before this boot;
+    `finished`, that it was to run once and be removed (`--rm`), and did run.
     """
     if state == lifecycle.EXITED:
-        return "release" if held and not owner_alive else "nothing"
+        if owner_alive:
+            return "nothing"
+        return "remove" if finished else "release" if held else "nothing"
     if owner_alive and state in lifecycle.TRANSIENT:
         return "nothing"
     if state in (lifecycle.CREATING, lifecycle.REMOVING):

@@ -16,8 +16,7 @@ if TYPE_CHECKING:
 
 def collect(engine: Engine, container: Container) -> Container:
     """Record an exit that the caller has seen, unless another process was faster. The container as it stands then."""
-    with locks.exclusive(engine.paths.lock(container.id)):
-        now = engine.containers.store.get(container.id)
+    with settle.held(engine, container.id) as now:
         if now is None:
             return container
         if now.state in lifecycle.LIVE:
@@ -27,9 +26,11 @@ def collect(engine: Engine, container: Container) -> Container:
 
 def conclude(engine: Engine, container: Container) -> Container:
     """Collect, and remove a container that was started with `--rm`."""
+    from orlop.engine.remove import remove
+
     ended = collect(engine, container)
     if ended.config.auto_remove and ended.state == lifecycle.EXITED:
-        engine.containers.remove(ended.id, volumes=True)
+        remove(engine, ended, force=False, volumes=True)
     return ended
 
 
@@ -42,15 +43,15 @@ def on_exit(engine: Engine, identifier: str) -> None:
         ended = conclude(engine, container)
         if not settle.wants_restart(ended) or not _claim(engine, ended):
             return
-        time.sleep(restart_delay(ended.record.restart_count, ended.record.finished - ended.record.started))
+        ran_for = 0 if ended.record.error else ended.record.finished - ended.record.started
+        time.sleep(restart_delay(ended.record.restart_count, ran_for))
         if _start_again(engine, identifier):
             return
 
 
 def _claim(engine: Engine, container: Container) -> bool:
     """Take on the restart, unless another process has done so."""
-    with locks.exclusive(engine.paths.lock(container.id)):
-        now = engine.containers.store.get(container.id)
+    with settle.held(engine, container.id) as now:
         if now is None or not settle.wants_restart(now):
             return False
         engine.containers.store.change(container.id, "restart", owner=locks.this_process())

@@ -52,6 +52,7 @@ class ContainerRecord(_Record, frozen=True, kw_only=True):
     networked: bool = False  # addresses, ports or an interface may be held
     attachment: Attachment | None = None
     cgroup: str = ""
+    remove_volumes: bool = False  # a removal under way takes the anonymous volumes along
 
 
 class Container(_Record, frozen=True, kw_only=True):

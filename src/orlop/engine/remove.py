@@ -27,14 +27,26 @@ def remove(engine: Engine, container: Container, force: bool, volumes: bool) -> 
         from orlop.engine.stop import end
 
         settled = end(engine, settled)
-    with locks.exclusive(engine.paths.lock(settled.id)):
-        now = engine.containers.store.get(settled.id)
+    with settle.held(engine, settled.id) as now:
         if now is not None:
-            now = settle.perform(engine, now, "release") if now.record.cgroup else now
-            engine.containers.store.change(settled.id, "remove", owner=locks.this_process())
+            now = settle.release(engine, now) if now.record.cgroup else now
+            now = engine.containers.store.change(
+                now.id, "remove", owner=locks.this_process(), remove_volumes=volumes or now.config.auto_remove
+            )
             reached("remove.recorded")
-            discard(engine, settled, volumes or settled.config.auto_remove)
+            discard(engine, now, now.record.remove_volumes)
     return settled
+
+
+def finish_removal(engine: Engine, container: Container) -> None:
+    """Remove what a killed process was making or removing, or what was to be removed when it ended. The caller holds
+    the container's lock."""
+    volumes = container.record.remove_volumes or container.config.auto_remove or container.state == lifecycle.CREATING
+    if container.state == lifecycle.EXITED:
+        container = settle.release(engine, container) if container.record.cgroup else container
+        container = engine.containers.store.change(container.id, "remove", remove_volumes=volumes)
+        reached("remove.recorded")
+    discard(engine, container, volumes)
 
 
 def discard(engine: Engine, container: Container, volumes: bool = True) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal, overload
 
 from orlop.engine import lifecycle, locks
@@ -17,6 +19,7 @@ from orlop.spec.errors import NotFound, OrlopError, from_os
 if TYPE_CHECKING:
     from orlop.engine.engine import Engine
 
+INTERRUPTED_CODE = 128  # of a container that never came to run
 LOST_CODE = 137  # what a container is said to have ended with when its supervisor was killed with it
 
 
@@ -31,15 +34,27 @@ def settled(engine: Engine, container: Container, gone_ok: bool = False) -> Cont
     """
     if _action(engine, container) == "nothing":
         return container
-    with locks.exclusive(engine.paths.lock(container.id)):
-        now = engine.containers.store.get(container.id)
+    with held(engine, container.id) as now:
         if now is not None:
             now = perform(engine, now, _action(engine, now))
+        if now is not None and _action(engine, now) == "remove":
+            now = perform(engine, now, "remove")
     if now is None and not gone_ok:
         raise NotFound(f"no such container: {container.name}")
     if now is not None and wants_restart(now):
         begin_restart(engine, now)
     return now
+
+
+@contextmanager
+def held(engine: Engine, identifier: str) -> Iterator[Container | None]:
+    """A container as the database has it, under its lock. None when it is gone; then no lock file stays either."""
+    path = engine.paths.lock(identifier)
+    with locks.exclusive(path):
+        now = engine.containers.store.get(identifier)
+        if now is None:
+            locks.forget(path)
+        yield now
 
 
 def _action(engine: Engine, container: Container) -> Action:
@@ -48,9 +63,10 @@ def _action(engine: Engine, container: Container) -> Action:
     record = container.record
     owner_alive = locks.alive(record.owner) if record.owner else False
     reality = read_state(engine.paths.run(container.id)).reality if container.state in lifecycle.LIVE else "none"
-    held = bool(record.cgroup) and container.state == lifecycle.EXITED
+    holds = bool(record.cgroup) and container.state == lifecycle.EXITED
+    finished = record.started > 0 and container.config.auto_remove
     rebooted = bool(record.boot_id) and container.state in lifecycle.LIVE and record.boot_id != locks.boot_id()
-    return settle_action(container.state, owner_alive, reality, held, rebooted)
+    return settle_action(container.state, owner_alive, reality, holds, rebooted, finished)
 
 
 def perform(engine: Engine, container: Container, action: Action) -> Container | None:
@@ -62,9 +78,9 @@ def perform(engine: Engine, container: Container, action: Action) -> Container |
     if action == "release":
         return release(engine, container)
     if action == "remove":
-        from orlop.engine.remove import discard
+        from orlop.engine.remove import finish_removal
 
-        discard(engine, container)
+        finish_removal(engine, container)
         return None
     if action == "resume restart":
         return engine.containers.store.change(container.id, "exit", owner=None)
@@ -109,6 +125,8 @@ def _ending(engine: Engine, container: Container, state: ShimState) -> tuple[int
         return state.exit.status, state.exit.time_ns / 1e9, container.record.error
     if container.record.boot_id != locks.boot_id():
         return 255, time.time(), "the machine was restarted while the container ran"
+    if container.state == lifecycle.STARTING and not state.pid:
+        return INTERRUPTED_CODE, time.time(), "its start was interrupted: the process that started it was killed"
     return LOST_CODE, time.time(), "the container's supervisor was killed"
 
 

@@ -23,7 +23,7 @@ from orlop.runtime.launch import Launched, follow, launch_program, prepare
 from orlop.runtime.plan import Plan
 from orlop.shim.client import ShimClient
 from orlop.shim.spawn import start as start_shim
-from orlop.spec.errors import OrlopError, ResourceExhausted, exit_code
+from orlop.spec.errors import NotFound, OrlopError, ResourceExhausted, exit_code
 
 if TYPE_CHECKING:
     from orlop.engine.engine import Engine
@@ -40,8 +40,8 @@ def start(
     engine: Engine, container: Container, attach: bool = False, stdin: bool = False, restart_count: int = 0
 ) -> Started:
     """Start a container that does not run. On failure everything is undone and the record carries the reason."""
-    with locks.exclusive(engine.paths.lock(container.id)):
-        container = _present(engine, container)
+    with settle.held(engine, container.id) as now:
+        container = _present(engine, container, now)
         if container.running and not attach:
             return Started(container=container)
         container = engine.containers.store.change(
@@ -64,10 +64,9 @@ def start(
             raise
 
 
-def _present(engine: Engine, container: Container) -> Container:
-    now = engine.containers.store.get(container.id)
+def _present(engine: Engine, container: Container, now: Container | None) -> Container:
     if now is None:
-        raise OrlopError(f"container {container.name} was removed meanwhile")
+        raise NotFound(f"no such container: {container.name}")
     if now.record.cgroup and now.state == lifecycle.EXITED:
         now = settle.release(engine, now)
     return now

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from orlop.engine import lifecycle, locks
+from orlop.engine import lifecycle, settle
 from orlop.engine.create import image_of
 from orlop.engine.exit import collect, conclude
 from orlop.engine.records import Container
@@ -70,24 +70,22 @@ def kill(engine: Engine, container: Container, signal: str) -> None:
 def pause(engine: Engine, container: Container) -> None:
     from orlop.cgroups import apply as cgroups
 
-    with locks.exclusive(engine.paths.lock(container.id)):
-        now = _present(engine, container)
+    with settle.held(engine, container.id) as found:
+        now = _present(container, found)
         lifecycle.after("pause", now.state, now.name)
         cgroups.freeze(engine.cgroups, now.record.cgroup)
         engine.containers.store.change(now.id, "pause", "pause")
 
 
 def unpause(engine: Engine, container: Container) -> None:
-    with locks.exclusive(engine.paths.lock(container.id)):
-        now = _present(engine, container)
+    with settle.held(engine, container.id) as found:
+        now = _present(container, found)
         lifecycle.after("unpause", now.state, now.name)
         _thaw(engine, now)
         engine.containers.store.change(now.id, "unpause", "unpause")
 
 
-def _present(engine: Engine, container: Container) -> Container:
-    """The container as the database has it now; the caller holds its lock."""
-    now = engine.containers.store.get(container.id)
+def _present(container: Container, now: Container | None) -> Container:
     if now is None:
         raise NotFound(f"no such container: {container.name}")
     return now

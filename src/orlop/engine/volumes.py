@@ -32,8 +32,12 @@ class Volumes:
         labels: dict[str, str] | None = None,
         driver: str = "local",
         options: dict[str, str] | None = None,
+        container: str = "",
     ) -> Volume:
-        """Make a volume, or return the one of that name. Without a name it is anonymous: 64 random hex digits."""
+        """Make a volume, or return the one of that name. Without a name it is anonymous: 64 random hex digits.
+
+        With `container`, that one's use of it is noted at once, so that at no moment it is nobody's.
+        """
         if driver != "local":
             raise Unimplemented(f"volume driver {driver!r}: only `local` is there")
         if options:
@@ -42,14 +46,18 @@ class Volumes:
             raise InvalidArgument(f"volume name {name[:80]!r}: want [a-zA-Z0-9][a-zA-Z0-9_.-]+")
         anonymous = not name
         volume = Volume(name=name or random_id(), created=time.time(), labels=labels or {}, anonymous=anonymous)
-        path = self.path(volume.name)
-        with os_errors("make volume"):
-            os.makedirs(path, mode=0o755, exist_ok=True)
         with self.database.transaction() as connection:
             connection.execute(
                 "INSERT OR IGNORE INTO volumes (namespace, name, anonymous, record) VALUES (?, ?, ?, ?)",
                 (self.namespace, volume.name, int(anonymous), msgspec.json.encode(volume)),
             )
+            if container:
+                connection.execute(
+                    "INSERT OR IGNORE INTO volume_users (namespace, volume, container) VALUES (?, ?, ?)",
+                    (self.namespace, volume.name, container),
+                )
+        with os_errors("make volume"):
+            os.makedirs(self.path(volume.name), mode=0o755, exist_ok=True)
         return self.get(volume.name)
 
     def path(self, name: str) -> Path:
@@ -73,19 +81,11 @@ class Volumes:
         return [self._volume(row["record"]) for row in rows]
 
     def users(self, name: str) -> list[str]:
-        """IDs of the containers that mount a volume."""
+        """IDs of the containers that mount a volume, and so keep it from being removed until `release`."""
         rows = self.database.read(
             "SELECT container FROM volume_users WHERE namespace = ? AND volume = ?", (self.namespace, name)
         )
         return [row["container"] for row in rows]
-
-    def use(self, name: str, container: str) -> None:
-        """Note that a container mounts the volume; it can't be removed until `release`."""
-        with self.database.transaction() as connection:
-            connection.execute(
-                "INSERT OR IGNORE INTO volume_users (namespace, volume, container) VALUES (?, ?, ?)",
-                (self.namespace, name, container),
-            )
 
     def release(self, container: str, remove_anonymous: bool) -> None:
         """End a container's use of its volumes; anonymous ones that nothing else uses go, if asked."""

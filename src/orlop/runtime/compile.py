@@ -21,15 +21,13 @@ from typing import Literal
 
 import msgspec
 
-from orlop.runtime import compile_checks, compile_mounts, compile_process
+from orlop.runtime import compile_cgroups, compile_checks, compile_mounts, compile_process
 from orlop.runtime.compile_console import console_steps, opened_outside
 from orlop.runtime.compile_devices import device_steps
 from orlop.runtime.compile_exec import ExecRequest, compile_exec
 from orlop.runtime.compile_layout import (
     AT_EMPTY_PATH,
     AT_RECURSIVE,
-    CGROUP2_MAGIC,
-    CGROUP_MAGIC,
     NONE,
     O_CLOEXEC,
     O_PATH,
@@ -198,7 +196,9 @@ def _outside(c: _Context) -> Iterator[Step]:
     for offset, (name, path) in enumerate(c.namespaces.joined.items()):
         yield Step(Open(c.slots.namespaces + offset, NONE, path, O_CLOEXEC, 0, NSFS_MAGIC), _namespace(name, path))
     if c.joins_outside:
-        yield from _cgroups(c)
+        yield from compile_cgroups.joins(c.request.cgroup_procs, c.host)
+    birthplace = tuple(compile_cgroups.birthplace(c.request.cgroup_procs, c.host, c.slots.cgroup))
+    yield from birthplace
     yield from _time(c)
     if c.own_mounts:
         if c.user_namespace and c.root_path is not None:
@@ -209,7 +209,7 @@ def _outside(c: _Context) -> Iterator[Step]:
             yield from opened_outside(c.slots)
     yield from _join(c)
     late = {"time"} | (set() if c.joins_outside else {"cgroup"})
-    yield Step(Clone(flags(c.namespaces.new - late), NONE), "linux.namespaces")
+    yield Step(Clone(flags(c.namespaces.new - late), c.slots.cgroup if birthplace else NONE), "linux.namespaces")
 
 
 def _namespace(name: str, path: str) -> str:
@@ -223,12 +223,6 @@ def _join(c: _Context) -> Iterator[Step]:
     order.sort(key=lambda item: (item[1][0] == "user") == (c.host.uid == 0))
     for offset, (name, path) in order:
         yield Step(Setns(c.slots.namespaces + offset, FLAGS[name]), _namespace(name, path))
-
-
-def _cgroups(c: _Context) -> Iterator[Step]:
-    for path in c.request.cgroup_procs:
-        unified = bool(c.host.cgroups.unified) and path.startswith(c.host.cgroups.unified + "/")
-        yield Step(WriteFile(NONE, path, 0, CGROUP2_MAGIC if unified else CGROUP_MAGIC, b"0"), "linux.cgroupsPath")
 
 
 def _time(c: _Context) -> Iterator[Step]:
@@ -293,7 +287,7 @@ def _first(mappings: tuple[IDMapping, ...]) -> int:
 
 def _isolation(c: _Context) -> Iterator[Step]:
     if not c.joins_outside:
-        yield from _cgroups(c)
+        yield from compile_cgroups.joins(c.request.cgroup_procs, c.host)
         if "cgroup" in c.namespaces.new:
             yield Step(Unshare(FLAGS["cgroup"]), "linux.namespaces (cgroup)")
     yield Step(Setsid(), "process")

@@ -11,14 +11,14 @@ from typing import Literal
 
 import msgspec
 
-from orlop.runtime import compile_process
+from orlop.runtime import compile_cgroups, compile_process
 from orlop.runtime.compile_console import console_steps
-from orlop.runtime.compile_layout import CGROUP2_MAGIC, CGROUP_MAGIC, NONE, Layout, layout
+from orlop.runtime.compile_layout import NONE, Layout, layout
 from orlop.runtime.compile_process import Filter
 from orlop.runtime.compile_schedule import initial_affinity
 from orlop.runtime.facts import Host
 from orlop.runtime.namespaces import namespaces
-from orlop.runtime.ops import Chroot, Clone, Dup, Groups, Keyring, SetIds, Setns, Setsid, Sync, WriteFile
+from orlop.runtime.ops import Chroot, Clone, Dup, Groups, Keyring, SetIds, Setns, Setsid, Sync
 from orlop.runtime.optable import SKIP_UNSUPPORTED
 from orlop.runtime.plan import Plan, Stage, Step
 from orlop.spec.errors import FailedPrecondition
@@ -58,23 +58,25 @@ def compile_exec(spec: RuntimeSpec, process: Process, host: Host, request: ExecR
     inside = _inside(linux, process, host, request, slots, user_namespace)
     return Plan(
         (
-            Stage("outside", tuple(_outside(linux, process, host, request, user_namespace))),
+            Stage("outside", tuple(_outside(linux, process, host, request, slots, user_namespace))),
             Stage("container", tuple(inside)),
         )
     )
 
 
-def _outside(linux: Linux, process: Process, host: Host, request: ExecRequest, user_namespace: bool) -> Iterator[Step]:
+def _outside(
+    linux: Linux, process: Process, host: Host, request: ExecRequest, slots: Layout, user_namespace: bool
+) -> Iterator[Step]:
     yield from compile_process.outside_steps(process, host, user_namespace, request.clamp)
     yield from initial_affinity(process)
-    for path in request.cgroup_procs:
-        unified = bool(host.cgroups.unified) and path.startswith(host.cgroups.unified + "/")
-        yield Step(WriteFile(NONE, path, 0, CGROUP2_MAGIC if unified else CGROUP_MAGIC, b"0"), "linux.cgroupsPath")
+    yield from compile_cgroups.joins(request.cgroup_procs, host)
+    birthplace = tuple(compile_cgroups.birthplace(request.cgroup_procs, host, slots.cgroup))
+    yield from birthplace
     yield from compile_process.label_steps(process)
     found = namespaces(linux)
     if found.flags:
         yield Step(Setns(request.pidfd_slot, found.flags), "linux.namespaces")
-    yield Step(Clone(0, NONE), "linux.namespaces (pid)")
+    yield Step(Clone(0, slots.cgroup if birthplace else NONE), "linux.namespaces (pid)")
 
 
 def _inside(

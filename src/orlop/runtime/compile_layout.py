@@ -49,14 +49,19 @@ class Layout(msgspec.Struct, frozen=True):
         return self.first + 6
 
     @property
+    def cgroup(self) -> int:
+        """The v2 control group that the container's process is born in."""
+        return self.first + 7
+
+    @property
     def namespaces(self) -> int:
         """The first of eight for namespaces to join."""
-        return self.first + 7
+        return self.first + 8
 
     @property
     def sources(self) -> int:
         """The first of those for mounts that are opened before the container's namespaces are entered."""
-        return self.first + 15
+        return self.first + 16
 
 
 def layout(root: int | None, *taken: int | None) -> Layout:

@@ -15,8 +15,9 @@ import os
 import time
 
 from orlop.cgroups.compile import writes
-from orlop.cgroups.facts import ROOT, CgroupHost, Group, group_path, parse_mountinfo, unified_mount
+from orlop.cgroups.facts import ROOT, CgroupHost, Group, group_path
 from orlop.cgroups.files import read, write_file
+from orlop.cgroups.probe import probe
 from orlop.cgroups.processes import freeze, frozen, kill, pids, thaw
 from orlop.cgroups.stats import oom_kills, statistics
 from orlop.cgroups.write import Write
@@ -44,17 +45,6 @@ __all__ = [
 ]
 
 _REMOVAL = 2.0  # seconds that a group may stay busy after its last process has ended
-
-
-def probe() -> CgroupHost:
-    """What this host has. Raises FailedPrecondition where nothing is mounted."""
-    text = read("/proc/self/mountinfo")
-    point = unified_mount(text)
-    try:
-        controllers = frozenset(read(f"{point}/cgroup.controllers").split()) if point else frozenset[str]()
-    except OSError as error:
-        raise from_os(error, "read") from error
-    return parse_mountinfo(text, controllers)
 
 
 def create(host: CgroupHost, path: str, resources: Resources | None = None) -> None:

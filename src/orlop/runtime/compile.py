@@ -22,7 +22,7 @@ from typing import Literal
 import msgspec
 
 from orlop.runtime import compile_cgroups, compile_checks, compile_mounts, compile_process
-from orlop.runtime.compile_console import console_steps, opened_outside
+from orlop.runtime.compile_console import Terminal, console_steps, opened_outside
 from orlop.runtime.compile_devices import device_steps
 from orlop.runtime.compile_exec import ExecRequest, compile_exec
 from orlop.runtime.compile_layout import (
@@ -81,9 +81,6 @@ from orlop.spec.runtime import IDMapping, Linux, Process, RuntimeSpec, State
 __all__ = ["CreateRequest", "ExecRequest", "Terminal", "compile_create", "compile_exec"]
 
 _AF_NETLINK, _SOCK_RAW, _NETLINK_ROUTE = 16, 3, 0
-# none: three plain streams. inherit: they are a terminal that the parent made. socket: one is made inside, and its
-# master sent over `console_slot`. sync: the master is handed to the parent at Sync("console").
-Terminal = Literal["none", "inherit", "socket", "sync"]
 
 
 class CreateRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -208,7 +205,8 @@ def _outside(c: _Context) -> Iterator[Step]:
         if c.request.terminal == "inherit":
             yield from opened_outside(c.slots)
     yield from _join(c)
-    late = {"time"} | (set() if c.joins_outside else {"cgroup"})
+    # The root of a control group namespace is where its maker stands, which the child does only once it is born.
+    late = {"time", "cgroup"}
     yield Step(Clone(flags(c.namespaces.new - late), c.slots.cgroup if birthplace else NONE), "linux.namespaces")
 
 
@@ -288,8 +286,8 @@ def _first(mappings: tuple[IDMapping, ...]) -> int:
 def _isolation(c: _Context) -> Iterator[Step]:
     if not c.joins_outside:
         yield from compile_cgroups.joins(c.request.cgroup_procs, c.host)
-        if "cgroup" in c.namespaces.new:
-            yield Step(Unshare(FLAGS["cgroup"]), "linux.namespaces (cgroup)")
+    if "cgroup" in c.namespaces.new:
+        yield Step(Unshare(FLAGS["cgroup"]), "linux.namespaces (cgroup)")
     yield Step(Setsid(), "process")
     if c.request.keyring:
         yield Step(Keyring(f"_ses.{c.request.id}"), "process", SKIP_UNSUPPORTED)

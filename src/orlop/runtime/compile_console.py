@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Literal
 
 from orlop.runtime.compile_layout import AT_EMPTY_PATH, NONE, OPEN_TREE_CLONE, Layout
 from orlop.runtime.ops import Ctty, Dup, MoveMount, OpenTree, Pty, SendFd, Sync, Target
@@ -10,6 +11,9 @@ from orlop.runtime.plan import Step
 from orlop.spec.errors import FailedPrecondition
 from orlop.spec.runtime import Process
 
+# none: three plain streams. inherit: they are a terminal that the parent made. socket: one is made inside, and its
+# master sent over `console_slot`. sync: the master is handed to the parent at Sync("console").
+Terminal = Literal["none", "inherit", "socket", "sync"]
 _ORIGIN = "process.terminal"
 _CONSOLE = "/dev/console"
 # the message that runtimes send with the descriptor

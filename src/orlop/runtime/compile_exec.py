@@ -7,12 +7,11 @@ of the container is looked at from outside.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
 
 import msgspec
 
 from orlop.runtime import compile_cgroups, compile_process
-from orlop.runtime.compile_console import console_steps
+from orlop.runtime.compile_console import Terminal, console_steps
 from orlop.runtime.compile_layout import NONE, Layout, layout
 from orlop.runtime.compile_process import Filter
 from orlop.runtime.compile_schedule import initial_affinity
@@ -39,7 +38,7 @@ class ExecRequest(msgspec.Struct, frozen=True, kw_only=True):
     root_slot: int | None = None
     seccomp: Filter | None = None
     cgroup_procs: tuple[str, ...] = ()
-    terminal: Literal["none", "inherit", "socket", "sync"] = "none"
+    terminal: Terminal = "none"
     console_slot: int | None = None
     parent_death_signal: int = 0
     preserve: tuple[int, ...] = ()

@@ -11,7 +11,7 @@ import msgspec
 from orlop.cgroups import apply as cgroups
 from orlop.runtime import hooks, idmaps
 from orlop.runtime.compile import CreateRequest, Terminal, compile_create
-from orlop.runtime.compile_process import available, ungranted
+from orlop.runtime.compile_process import Filter, available, ungranted
 from orlop.runtime.facts import Host
 from orlop.runtime.host import probe_host
 from orlop.runtime.launch import launch
@@ -75,7 +75,7 @@ def group_of(spec: RuntimeSpec, identifier: str) -> str:
     return cgroups.group_path(spec.linux.cgroups_path if spec.linux else "", identifier)
 
 
-def seccomp_program(spec: RuntimeSpec, cache: str) -> object | None:
+def seccomp_program(spec: RuntimeSpec, cache: str) -> Filter | None:
     """The assembled filter, or None where the configuration has none."""
     if spec.linux is None or spec.linux.seccomp is None:
         return None
@@ -170,23 +170,21 @@ class _Making:
     def compile(self, dry: bool) -> Plan:
         """The plan; with `dry` only to see that there is one, with nothing opened."""
         options, process = self.options, self.spec.process
-        slots: dict[str, int | None] = {"await_start_slot": None, "console_slot": None}
-        if not options.start:
-            slots["await_start_slot"] = self._inherit(None if dry else self._fifo())
-        if options.console is not None:
-            slots["console_slot"] = self._inherit(options.console, mine=False)
+        start = None if options.start else self._inherit(None if dry else self._fifo())
+        console = None if options.console is None else self._inherit(options.console, mine=False)
         preserve = tuple(self._inherit(fd, mine=False) for fd in options.preserve)
         request = CreateRequest(
             id=options.id,
             bundle=options.bundle,
-            seccomp=seccomp_program(self.spec, os.path.join(self.store.root, ".seccomp")),  # type: ignore[arg-type]
+            seccomp=seccomp_program(self.spec, os.path.join(self.store.root, ".seccomp")),
             cgroup_procs=cgroups.procs_paths(self.host.cgroups, self.record.cgroup),
             terminal=self._terminal() if process is not None and process.terminal else "none",
             preserve=preserve,
             idmaps=self._idmaps(dry),
             pivot=options.pivot,
             keyring=options.keyring,
-            **slots,
+            await_start_slot=start,
+            console_slot=console,
         )
         if dry:
             self.inherited.clear()

@@ -1,10 +1,11 @@
-"""`delete`: takes a container's resources back (runtime.md, "Lifecycle", steps 11 to 13). Every step can be repeated."""
+"""`delete`: takes a container's resources back (runtime.md, "Lifecycle", steps 11 to 13). Each step can be repeated."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 from orlop.cgroups import apply as cgroups
+from orlop.cgroups.probe import probe
 from orlop.runtime import hooks
 from orlop.runtime.kill import frozen, kill_all
 from orlop.runtime.state import Record, Store, status
@@ -42,7 +43,7 @@ def destroy(
     """Kill what lives, remove the group and the state, run the poststop hooks of `spec`."""
     if own_cgroup:
         kill_all(record)
-        cgroups.remove(cgroups.probe(), record.cgroup)
+        cgroups.remove(probe(), record.cgroup)
     if spec is not None and spec.hooks is not None and spec.hooks.poststop:
         for error in hooks.run_all_hooks(spec.hooks.poststop, "hooks.poststop", _stopped(record)):
             warn(error)

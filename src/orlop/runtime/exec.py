@@ -7,8 +7,11 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from orlop.cgroups import apply as cgroups
+from orlop.cgroups.facts import Group
+from orlop.cgroups.processes import frozen
+from orlop.runtime.compile_console import Terminal
 from orlop.runtime.compile_exec import ExecRequest, compile_exec
+from orlop.runtime.compile_process import Filter
 from orlop.runtime.facts import Host
 from orlop.runtime.host import probe_host
 from orlop.runtime.launch import launch
@@ -43,8 +46,8 @@ def execute(store: Store, record: Record, spec: RuntimeSpec, process: Process, o
         request = ExecRequest(
             id=record.id,
             root_slot=root_slot,
-            seccomp=_seccomp(store, spec),  # type: ignore[arg-type]
-            cgroup_procs=cgroups.procs_paths(host.cgroups, record.cgroup),
+            seccomp=_seccomp(store, spec),
+            cgroup_procs=Group(host.cgroups, record.cgroup).procs_paths,
             terminal=_terminal(process, options),
             console_slot=None if options.console is None else _append(inherit, options.console),
             preserve=tuple(_append(inherit, fd) for fd in options.preserve),
@@ -63,7 +66,7 @@ def _append(inherit: list[int], fd: int) -> int:
 
 
 def _check_running(record: Record, host: Host, ignore_paused: bool) -> None:
-    now = status(record, record.alive and cgroups.frozen(host.cgroups, record.cgroup))
+    now = status(record, record.alive and frozen(host.cgroups, record.cgroup))
     if now == "stopped":
         raise FailedPrecondition(f"cannot exec in container {record.id}: it is stopped (container not running)")
     if now == "creating" or (now == "paused" and not ignore_paused):
@@ -82,7 +85,7 @@ def _hold(record: Record) -> int:
     return pidfd
 
 
-def _seccomp(store: Store, spec: RuntimeSpec) -> object | None:
+def _seccomp(store: Store, spec: RuntimeSpec) -> Filter | None:
     if spec.linux is None or spec.linux.seccomp is None:
         return None
     from orlop.seccomp.cache import program
@@ -90,7 +93,7 @@ def _seccomp(store: Store, spec: RuntimeSpec) -> object | None:
     return program(spec.linux.seccomp, os.path.join(store.root, ".seccomp"))
 
 
-def _terminal(process: Process, options: Options) -> str:  # one of compile.Terminal
+def _terminal(process: Process, options: Options) -> Terminal:
     if not process.terminal:
         if options.console is not None:
             raise InvalidArgument("--console-socket: the process has no terminal")

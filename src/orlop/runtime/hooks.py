@@ -1,4 +1,4 @@
-"""Hooks in the runtime's own namespaces (config.md, "POSIX-platform Hooks"): run one after the other, state on stdin."""
+"""Hooks in the runtime's own namespaces (config.md, "POSIX-platform Hooks"): one after the other, state on stdin."""
 
 from __future__ import annotations
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 
-from orlop.cgroups import apply as cgroups
 from orlop.cgroups.facts import CgroupHost
+from orlop.cgroups.probe import probe
 from orlop.runtime.facts import UNLIMITED, Host, Limit
 from orlop.spec.errors import FailedPrecondition, from_os
 
@@ -79,7 +79,7 @@ def _bounding_set(status: str) -> int:
 def _control_groups() -> CgroupHost:
     """Without control groups a container without limits can still run."""
     try:
-        return cgroups.probe()
+        return probe()
     except FailedPrecondition:
         return CgroupHost(mode="v2", mounts={}, unified="")
 

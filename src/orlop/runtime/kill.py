@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import signal
 
-from orlop.cgroups import apply as cgroups
+from orlop.cgroups import processes
+from orlop.cgroups.probe import probe
 from orlop.runtime.state import Record, Store, status
 from orlop.spec.errors import FailedPrecondition, from_os
 
@@ -50,7 +51,7 @@ def _signal(record: Record, number: int) -> None:
 
 
 def _signal_all(record: Record, number: int) -> None:
-    for pid in cgroups.pids(cgroups.probe(), record.cgroup):
+    for pid in processes.pids(probe(), record.cgroup):
         try:
             os.kill(pid, number)
         except ProcessLookupError:
@@ -66,18 +67,18 @@ def kill_all(record: Record) -> None:
             os.kill(record.init_process_pid, signal.SIGKILL)
         except ProcessLookupError:
             pass
-    cgroups.kill(cgroups.probe(), record.cgroup)
+    processes.kill(probe(), record.cgroup)
 
 
 def thaw(record: Record) -> None:
     """Let a paused container go on; one that is not paused is right."""
-    host = cgroups.probe()
-    if cgroups.frozen(host, record.cgroup):
-        cgroups.thaw(host, record.cgroup)
+    host = probe()
+    if processes.frozen(host, record.cgroup):
+        processes.thaw(host, record.cgroup)
 
 
 def frozen(record: Record) -> bool:
-    return record.alive and cgroups.frozen(cgroups.probe(), record.cgroup)
+    return record.alive and processes.frozen(probe(), record.cgroup)
 
 
 def pause(store: Store, identifier: str) -> None:
@@ -86,7 +87,7 @@ def pause(store: Store, identifier: str) -> None:
     now = status(record, frozen(record))
     if now not in ("running", "created"):
         raise FailedPrecondition(f"cannot pause container {identifier}: it is {now}")
-    cgroups.freeze(cgroups.probe(), record.cgroup)
+    processes.freeze(probe(), record.cgroup)
 
 
 def resume(store: Store, identifier: str) -> None:
@@ -95,4 +96,4 @@ def resume(store: Store, identifier: str) -> None:
     now = status(record, frozen(record))
     if now != "paused":
         raise FailedPrecondition(f"cannot resume container {identifier}: it is {now}, not paused")
-    cgroups.thaw(cgroups.probe(), record.cgroup)
+    processes.thaw(probe(), record.cgroup)

@@ -1,4 +1,4 @@
-"""What the runtime keeps about a container, in `<root>/<id>/`: `state.json`, a copy of the configuration, the start fifo.
+"""What the runtime keeps of a container, in `<root>/<id>/`: `state.json`, a copy of the configuration, the start fifo.
 
 The record is written before the step that it describes, and the truth is taken from the process: whether it lives
 (same pid, same start time, same boot), and whether it is still the launch helper that waits for `start`. State belongs

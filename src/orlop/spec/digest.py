@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
+from typing import TYPE_CHECKING
 
 from orlop.spec.errors import InvalidArgument
+
+if TYPE_CHECKING:
+    import hashlib
 
 _HEX_LENGTH = {"sha256": 64, "sha384": 96, "sha512": 128}
 _HEX = re.compile(r"[a-f0-9]+")
@@ -29,6 +32,8 @@ class Digest(str):
     @classmethod
     def of(cls, data: bytes, algorithm: str = "sha256") -> Digest:
         """The digest of `data`."""
+        import hashlib  # loads OpenSSL, which most commands never need
+
         return cls(f"{algorithm}:{hashlib.new(algorithm, data).hexdigest()}")
 
     @property
@@ -46,4 +51,6 @@ class Digest(str):
 
     def hasher(self) -> hashlib._Hash:
         """A fresh hash object of this digest's algorithm."""
+        import hashlib
+
         return hashlib.new(self.algorithm)

@@ -7,6 +7,7 @@ import fcntl
 import os
 import signal
 import socket
+import struct
 from collections.abc import Callable, Sequence
 
 import msgspec
@@ -98,11 +99,14 @@ def _abandon(control: socket.socket, pids: list[int]) -> None:
     """End and reap what a launch has started: it must not go on to run the program with nobody there to see it."""
     for pid in pids:
         _kill(pid)
-    while data := _receive(control)[0]:  # until the last process that had it is gone
-        message = parse_message(data)
-        if message.kind == CLONED:
-            pids.append(message.value)
-            _kill(message.value)
+    try:
+        while data := control.recv(MESSAGE_MAX):  # until the last process that had it is gone
+            message = parse_message(data)
+            if message.kind == CLONED:
+                pids.append(message.value)
+                _kill(message.value)
+    except ConnectionResetError:
+        pass
     _reap(pids)
 
 
@@ -123,10 +127,10 @@ def _reap(pids: Sequence[int]) -> None:
 
 def _receive(control: socket.socket) -> tuple[bytes, list[int], int]:
     """A message, the descriptors that came with it, and flags; an empty message at the end of the connection."""
-    try:
-        data, fds, flags, _ = socket.recv_fds(control, MESSAGE_MAX, _MOST_FDS, socket.MSG_CMSG_CLOEXEC)
-    except ConnectionResetError:  # it was killed before it had read an answer
-        return b"", [], 0
+    space = socket.CMSG_SPACE(_MOST_FDS * 4)
+    # Not socket.recv_fds: it drops the flag, and the descriptors would pass to whatever another thread spawns.
+    data, ancillary, flags, _ = control.recvmsg(MESSAGE_MAX, space, socket.MSG_CMSG_CLOEXEC)
+    fds = [fd for _, _, raw in ancillary for (fd,) in struct.iter_unpack("i", raw[: len(raw) // 4 * 4])]
     return data, fds, flags
 
 
@@ -163,7 +167,10 @@ def follow(
     program that can't be executed, and Internal for a helper that was killed.
     """
     while True:
-        data, fds, flags = _receive(control)
+        try:
+            data, fds, flags = _receive(control)
+        except ConnectionResetError:  # it was killed before it had read an answer
+            raise Internal("launch helper: ended before the plan did") from None
         try:
             if not data:
                 state = state.ended()
@@ -192,11 +199,11 @@ def follow(
 
 
 def _answer(control: socket.socket) -> None:
-    """Tell the helper to go on. One that is gone is noticed by the end of the connection."""
+    """Tell the helper to go on. One that is gone was killed: it does nothing else while it waits."""
     try:
         control.send(GO_ON)
     except BrokenPipeError:
-        pass
+        raise Internal("launch helper: ended before the plan did") from None
 
 
 def failure(plan: Plan, message: Message) -> OrlopError:

@@ -6,13 +6,17 @@ entry there that engines read; the exit status is then 1. `run` and `exec` else 
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from typing import NoReturn
 
 from orlop.cli.flags import Help, Options, Syntax, UsageError, parse, render, switch, value
 from orlop.spec.errors import InvalidArgument, OrlopError, Unimplemented
+
+gc.disable()  # importing makes many objects and no garbage; a command is over before any is worth collecting
 
 PROGRAM = "orlop-runtime"
 # verb: (module, text)
@@ -73,10 +77,27 @@ class Context:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command line; the exit status."""
+    """Run one command line; the exit status. As the program itself (no `argv`) it does not return."""
+    code = _main(list(sys.argv[1:] if argv is None else argv))
+    if argv is None:
+        _leave(code)
+    return code
+
+
+def _leave(code: int) -> NoReturn:
+    """Taking the interpreter apart would cost a tenth of a short command's time."""
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except OSError:
+        code = code or 1
+    os._exit(code)
+
+
+def _main(words: list[str]) -> int:
     log = ["", "text", ""]
     try:
-        options = parse(PROGRAM, GLOBAL, list(sys.argv[1:] if argv is None else argv))
+        options = parse(PROGRAM, GLOBAL, words)
         log = [options.log, options.log_format, "debug" if options.debug else ""]
         return _dispatch(options)
     except Help as text:

@@ -2,6 +2,8 @@
 
 import sys
 
+__version__ = "0.1.0"
+
 if "msgspec" not in sys.modules and "typing_extensions" not in sys.modules:
     # msgspec takes two names from typing_extensions where it is installed, and from typing where not, which are the
     # same. The former imports `inspect` and costs a fifth of the start of every command.

@@ -8,12 +8,13 @@ from types import ModuleType
 class Command:
     """Where a command's code is, and what `--help` says of it."""
 
-    __slots__ = ("help", "hidden", "module")
+    __slots__ = ("failure", "help", "hidden", "module")
 
-    def __init__(self, module: str, help: str, hidden: bool = False) -> None:
+    def __init__(self, module: str, help: str, hidden: bool = False, failure: int = 1) -> None:
         self.module = module
         self.help = help
         self.hidden = hidden
+        self.failure = failure  # exit status for an error
 
     def load(self) -> ModuleType:
         """Import the command's module."""
@@ -23,8 +24,8 @@ class Command:
         return sys.modules[self.module]
 
 
-def _c(module: str, help: str, hidden: bool = False) -> Command:
-    return Command(f"orlop.cli.docker.{module}", help, hidden)
+def _c(module: str, help: str, hidden: bool = False, failure: int = 1) -> Command:
+    return Command(f"orlop.cli.docker.{module}", help, hidden, failure)
 
 
 GROUPS: dict[str, str] = {
@@ -34,11 +35,11 @@ GROUPS: dict[str, str] = {
     "network": "Manage networks",
     "namespace": "Manage namespaces",
     "system": "Manage Orlop",
-    "internal": "What Orlop's own processes call",
+    "internal": "",
 }
 
 COMMANDS: dict[str, Command] = {
-    "run": _c("run", "Create and run a new container from an image"),
+    "run": _c("run", "Create and run a new container from an image", failure=125),
     "create": _c("create", "Create a new container"),
     "start": _c("start", "Start one or more stopped containers"),
     "stop": _c("stop", "Stop one or more running containers"),
@@ -88,9 +89,11 @@ COMMANDS: dict[str, Command] = {
     "network ls": _c("network_ls", "List networks"),
     "network inspect": _c("network_inspect", "Display detailed information on one or more networks"),
     "network rm": _c("network_rm", "Remove one or more networks"),
+    "network prune": _c("network_prune", "Remove all unused networks"),
     "namespace ls": _c("namespace_ls", "List namespaces"),
     "system df": _c("system_df", "Show disk usage"),
     "system info": _c("info", "Display system-wide information"),
+    "system events": _c("events", "Get real time events"),
     "system prune": _c("system_prune", "Remove unused data"),
     "internal on-exit": _c("internal_on_exit", "Finish a container that has ended", hidden=True),
 }
@@ -102,15 +105,15 @@ for _name in ("pull push tag save load").split():
 # Docker's commands that are not there yet; calling one says so by name
 MISSING = frozenset(
     """build builder buildx commit compose cp diff export import search stats update swarm service stack node
-    secret config context plugin manifest trust checkpoint network_connect""".split()
+    secret config context plugin manifest trust checkpoint""".split()
 ) | {
     f"{group} {name}"
     for group, names in {
-        "image": "build import load-progress",
+        "image": "build import",
         "container": "commit cp diff export stats update",
         "volume": "update",
-        "network": "connect disconnect prune",
-        "system": "events dial-stdio",
+        "network": "connect disconnect",
+        "system": "dial-stdio",
     }.items()
     for name in names.split()
 }

@@ -206,12 +206,18 @@ def render(program: str, syntax: Syntax) -> str:
         left = [_left(flag) for flag in shown]
         width = max(map(len, left)) + 3
         lines += ["", "Options:"]
-        lines += [f"{text:{width}}{flag.help}" for text, flag in zip(left, shown, strict=True)]
+        lines += [f"{text:{width}}{flag.help}{_default(flag)}" for text, flag in zip(left, shown, strict=True)]
     return "\n".join(lines)
+
+
+def _default(flag: Flag) -> str:
+    if flag.kind == "str" and flag.default:
+        return f' (default "{flag.default}")'
+    return " (default true)" if flag.kind == "bool" and flag.default else ""
 
 
 def _left(flag: Flag) -> str:
     short = next((n for n in flag.names if not n.startswith("--")), "")
-    long = next((n for n in flag.names if n.startswith("--")), "")
+    long = flag.names[-1] if flag.names[-1].startswith("--") else ""
     names = f"  {short}, {long}" if short and long else f"      {long}" if long else f"  {short}"
     return f"{names} {flag.metavar}" if flag.kind != "bool" else names

@@ -1,8 +1,8 @@
 """`orlop`: finds the command, imports its module alone, calls it, and turns what goes wrong into one line.
 
 A command module has `SYNTAX` (see `flags`) and `main(options, context) -> int | None`. Exit codes are
-Docker's: 125 for an error of orlop's own, 126 and 127 for a command that can't be executed or found, else the
-container's.
+Docker's: 125 for a wrong command line, and for an error of `run`'s own; 126 and 127 for a command that can't be
+executed or found; the container's; and 1 for whatever else went wrong.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from orlop.cli.commands import COMMANDS, GROUPS, MISSING, Command
 from orlop.cli.context import Context
 from orlop.cli.flags import Help, UsageError, parse, render
-from orlop.spec.errors import OrlopError, exit_code
+from orlop.cli.report import report
+from orlop.spec.errors import ContainerExit, OrlopError, exit_code, from_os
 
 USAGE = """Usage:  orlop [OPTIONS] COMMAND
 
@@ -37,7 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         context, rest = _global_options(arguments)
         debug = context.debug
-        return _dispatch(context, rest)
+        code = _dispatch(context, rest)
+        sys.stdout.flush()
+        return code
     except Help as text:
         print(text)
         return 0
@@ -50,6 +53,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # so that the interpreter's own flush does not fail again
         return 141
+    except OSError as error:
+        if debug:
+            _traceback()
+        return _fail(str(from_os(error, "cannot go on")), 1)
     except Exception as error:  # a defect: the user still gets one line, and the way to more
         if debug:
             _traceback()
@@ -92,9 +99,17 @@ def _dispatch(context: Context, words: list[str]) -> int:
 
 
 def _call(command: Command, name: str, words: list[str], context: Context) -> int:
+    """Run a command. Where an error is the command's own 125, it says so in the table; elsewhere Docker has 1."""
     module = command.load()
+    options = parse(f"orlop {name}", module.SYNTAX, words)
     try:
-        return int(module.main(parse(f"orlop {name}", module.SYNTAX, words), context) or 0)
+        return int(module.main(options, context) or 0)
+    except (UsageError, ContainerExit):
+        raise
+    except OrlopError as error:
+        if context.debug:
+            _traceback()
+        return _fail(error.message, command.failure)
     finally:
         context.close()
 
@@ -106,10 +121,14 @@ def _unknown(name: str) -> str:
 
 
 def _help(words: list[str]) -> int:
-    if words and words[0] in COMMANDS:
-        print(render(f"orlop {words[0]}", COMMANDS[words[0]].load().SYNTAX))
+    name = " ".join(words[:2])
+    name = name if name in COMMANDS else words[0] if words else ""
+    if name in COMMANDS:
+        print(render(f"orlop {name}", COMMANDS[name].load().SYNTAX))
         return 0
-    if words and words[0] in GROUPS:
+    if name and name not in GROUPS:
+        raise UsageError(_unknown(name))
+    if name:
         print(f"Usage:  orlop {words[0]} COMMAND\n\n{GROUPS[words[0]]}\n\nCommands:")
         prefix = words[0] + " "
     else:
@@ -121,7 +140,8 @@ def _help(words: list[str]) -> int:
     if not prefix:
         print("\nManagement Commands:")
         for name, text in GROUPS.items():
-            print(f"  {name:12} {text}")
+            if text:
+                print(f"  {name:12} {text}")
         print("\nRun 'orlop COMMAND --help' for more information on a command.")
     return 0
 
@@ -131,7 +151,7 @@ def _fail(message: str, code: int) -> int:
         sys.stdout.flush()
     except BrokenPipeError:
         pass
-    print(f"orlop: {message}", file=sys.stderr)
+    report(message)
     return code
 
 

@@ -1,4 +1,4 @@
-"""The flags of `run` and `create`, and the function that turns them into a `ContainerConfig`. Nothing below sees a flag."""
+"""The flags of `run` and `create`, turned into a `ContainerConfig`. Nothing below sees a flag."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from orlop.engine.config import (
     DeviceRequest,
     Limits,
     LogConfig,
+    MountRequest,
     NetworkRequest,
     RestartPolicy,
     Ulimit,
@@ -117,8 +118,8 @@ def container_config(options: Options) -> ContainerConfig:
         groups=tuple(options.group_add),
         hostname=options.hostname,
         domainname=options.domainname,
-        labels=_pairs(_lines_of(options.label_file) + options.label, "--label"),
-        annotations=_pairs(options.annotation, "--annotation", need_value=True),
+        labels=pairs(_lines_of(options.label_file) + options.label, "--label"),
+        annotations=pairs(options.annotation, "--annotation", need_value=True),
         tty=options.tty,
         open_stdin=options.interactive,
         stop_signal=options.stop_signal,
@@ -132,7 +133,7 @@ def container_config(options: Options) -> ContainerConfig:
         privileged=options.privileged,
         read_only=options.read_only,
         init=options.init,
-        sysctls=_pairs(options.sysctl, "--sysctl", need_value=True),
+        sysctls=pairs(options.sysctl, "--sysctl", need_value=True),
         restart=parse_restart(options.restart),
         auto_remove=options.rm,
         pid_mode=options.pid,
@@ -183,17 +184,18 @@ def _entrypoint(options: Options) -> tuple[str, ...] | None:
     return (options.entrypoint,) if options.entrypoint else ()
 
 
-def _pairs(entries: list[str], flag: str, need_value: bool = False) -> dict[str, str]:
-    pairs: dict[str, str] = {}
+def pairs(entries: list[str], flag: str, need_value: bool = False) -> dict[str, str]:
+    """`name=value`, several times; the last of a name counts."""
+    found: dict[str, str] = {}
     for entry in entries:
         name, equals, text = entry.partition("=")
         if not name or (need_value and not equals):
             raise InvalidArgument(f"invalid argument {entry[:40]!r} for {flag}: want name=value")
-        pairs[name] = text
-    return pairs
+        found[name] = text
+    return found
 
 
-def _mounts(options: Options) -> tuple[object, ...]:
+def _mounts(options: Options) -> tuple[MountRequest, ...]:
     mounts = [parse_volume(text, os.getcwd()) for text in options.volume]
     mounts += [parse_mount(text) for text in options.mount]
     mounts += [parse_tmpfs(text) for text in options.tmpfs]
@@ -310,12 +312,12 @@ def parse_restart(text: str) -> RestartPolicy:
 def _log(options: Options) -> LogConfig:
     if options.log_driver not in ("json-file", "none"):
         raise Unimplemented(f"--log-driver {options.log_driver[:40]!r}: there are json-file and none")
-    pairs = _pairs(options.log_opt, "--log-opt", need_value=True)
-    for name in pairs:
+    given = pairs(options.log_opt, "--log-opt", need_value=True)
+    for name in given:
         if name not in ("max-size", "max-file"):
             raise Unimplemented(f"--log-opt {name[:40]!r}: there are max-size and max-file")
-    size = parse_size(pairs["max-size"], "--log-opt max-size") if "max-size" in pairs else -1
-    files = parse_integer(pairs.get("max-file", "1"), "--log-opt max-file")
+    size = parse_size(given["max-size"], "--log-opt max-size") if "max-size" in given else -1
+    files = parse_integer(given.get("max-file", "1"), "--log-opt max-file")
     if files < 1 or (files > 1 and size <= 0):
         raise InvalidArgument("--log-opt max-file: want at least 1, and with more than one file a max-size too")
     return LogConfig(driver=options.log_driver, max_size=size, max_files=files)

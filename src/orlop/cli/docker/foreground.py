@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from orlop.cli.flags import Options
 from orlop.engine.exit import conclude
+from orlop.engine.settle import wants_restart
 from orlop.shim.attach import Detached, attach_streams, parse_detach_keys
 
 if TYPE_CHECKING:
@@ -24,6 +25,14 @@ def start_attached(engine: Engine, container: Container, options: Options) -> in
     return stay(engine, started.container, started.client, stdin, keys, options.sig_proxy, streams)
 
 
+def attach_running(engine: Engine, container: Container, stdin: bool, keys: bytes, signals: bool) -> int:
+    """Attach to a container that runs already; the exit status."""
+    client = engine.containers.attach(container.id)
+    client.own()
+    client.attach(stdin=stdin)
+    return stay(engine, container, client, stdin, keys, signals, redraw=True)
+
+
 def stay(
     engine: Engine,
     container: Container,
@@ -32,15 +41,22 @@ def stay(
     keys: bytes,
     signals: bool,
     streams: frozenset[str] = frozenset(),
+    redraw: bool = False,
 ) -> int:
     """Copy streams until the container ends or the user detaches. An end is recorded, and --rm done, before this
     returns, so that what comes after it in a script finds things settled."""
     with client:
         ended = attach_streams(
-            client, tty=container.config.tty, stdin=stdin, detach_keys=keys, proxy_signals=signals, streams=streams
+            client,
+            tty=container.config.tty,
+            stdin=stdin,
+            detach_keys=keys,
+            proxy_signals=signals,
+            streams=streams,
+            redraw=redraw,
         )
         if isinstance(ended, Detached):
             return 0
-        conclude(engine, container)
-        client.done()
+        if not wants_restart(conclude(engine, container)):
+            client.done()  # else the shim starts what waits out the policy's delay and starts the container again
     return ended.status

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -63,7 +64,7 @@ def _clean_up(context: Context, container: Container, config: ContainerConfig) -
         context.engine.containers.remove(container.id, force=True, volumes=True)
 
 
-def progress(quiet: bool) -> object:
+def progress(quiet: bool) -> Callable[..., None] | None:
     """What shows a pull on standard error, imported when the first layer reports."""
     if quiet:
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 from orlop.spec.errors import InvalidArgument
 
@@ -36,26 +37,44 @@ def parse_integer(text: str, what: str) -> int:
     return int(text)
 
 
-def human_size(size: float) -> str:
-    """`1.23MB`: powers of 1000, three or four digits, as Docker prints sizes."""
+def human_size(size: float, digits: int = 3) -> str:
+    """`1.23MB`: powers of 1000, as Docker prints sizes (with four digits in `system df`)."""
     for unit in ("B", "kB", "MB", "GB", "TB"):
         if size < 1000 or unit == "TB":
-            return f"{size:.4g}{unit}" if size >= 999.5 else f"{size:.3g}{unit}"
+            return f"{size:.4g}{unit}" if size >= 999.5 else f"{size:.{digits}g}{unit}"
         size /= 1000
     raise AssertionError
 
 
+def human_memory(size: float) -> str:
+    """`1.944GiB`: powers of 1024."""
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if size < 1024 or unit == "TiB":
+            return f"{size:.4g}{unit}"
+        size /= 1024
+    raise AssertionError
+
+
+# under this many hours: what is said of them
+_HOURS: tuple[tuple[int, Callable[[int], str]], ...] = (
+    (2, lambda hours: "About an hour"),
+    (48, lambda hours: f"{hours} hours"),
+    (14 * 24, lambda hours: f"{hours // 24} days"),
+    (60 * 24, lambda hours: f"{hours // 24 // 7} weeks"),
+    (2 * 365 * 24, lambda hours: f"{hours // 24 // 30} months"),
+)
+
+
 def human_duration(seconds: float) -> str:
     """`About an hour`, `3 weeks`: Docker's words for how long ago."""
-    seconds = int(seconds)
     if seconds < 1:
         return "Less than a second"
-    minutes, hours = seconds // 60, round(seconds / 3600)
-    for limit, text in (
-        (2, "1 second"), (60, f"{seconds} seconds"), (120, "About a minute"), (3600, f"{minutes} minutes"),
-        (5400, "About an hour"), (48 * 3600, f"{hours} hours"), (14 * 86400, f"{hours // 24} days"),
-        (60 * 86400, f"{hours // 24 // 7} weeks"), (2 * 365 * 86400, f"{hours // 24 // 30} months"),
-    ):  # fmt: skip
-        if seconds < limit:
-            return text
-    return f"{hours // 24 // 365} years"
+    if seconds < 60:
+        return "1 second" if seconds < 2 else f"{int(seconds)} seconds"
+    minutes, hours = int(seconds // 60), int(seconds / 3600 + 0.5)
+    if minutes < 60:
+        return "About a minute" if minutes == 1 else f"{minutes} minutes"
+    for limit, text in _HOURS:
+        if hours < limit:
+            return text(hours)
+    return f"{int(seconds // 3600) // 24 // 365} years"

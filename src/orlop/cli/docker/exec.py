@@ -1,0 +1,69 @@
+"""`orlop exec`: run a further command in a running container."""
+
+from __future__ import annotations
+
+import os
+
+from orlop.cli.context import Context
+from orlop.cli.docker.container_flags import environment
+from orlop.cli.flags import Options, Syntax, UsageError, many, switch, value
+from orlop.engine.config import ExecConfig
+from orlop.engine.exec import ExecSession
+
+SYNTAX = Syntax(
+    "CONTAINER COMMAND [ARG...]",
+    "Execute a command in a running container",
+    (
+        switch("-d --detach", "Detached mode: run command in the background"),
+        value("--detach-keys", "Override the key sequence for detaching a container", "ctrl-p,ctrl-q"),
+        many("-e --env", "Set environment variables"),
+        many("--env-file", "Read in a file of environment variables"),
+        switch("-i --interactive", "Keep STDIN open even if not attached"),
+        switch("--privileged", "Give extended privileges to the command"),
+        switch("-t --tty", "Allocate a pseudo-TTY"),
+        value("-u --user", "Username or UID (format: <name|uid>[:<group|gid>])"),
+        value("-w --workdir", "Working directory inside the container"),
+    ),
+    least=2,
+    interspersed=False,
+)
+
+
+def main(options: Options, context: Context) -> int:
+    """The command's exit status; 126 and 127 where it can't be executed or found."""
+    if options.tty and options.interactive and not options.detach and not os.isatty(0):
+        raise UsageError("the input device is not a TTY")
+    name, *command = options.arguments
+    config = ExecConfig(
+        command=tuple(command),
+        env=environment(options.env_file, options.env),
+        working_dir=options.workdir,
+        user=options.user,
+        tty=options.tty,
+        open_stdin=options.interactive,
+        privileged=options.privileged,
+        detach=options.detach,
+    )
+    if options.interactive or options.tty or options.detach:
+        return _follow(context.engine.containers.exec(name, config), options)
+    null = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return _follow(context.engine.containers.exec(name, config, (null, 1, 2)), options)
+    finally:
+        os.close(null)
+
+
+def _follow(session: ExecSession, options: Options) -> int:
+    if session.detached:
+        return 0
+    if session.master < 0:
+        return session.wait()
+    from orlop.shim.attach import Detached, copy_terminal, parse_detach_keys
+
+    try:
+        ended = copy_terminal(
+            session.master, stdin=options.interactive, detach_keys=parse_detach_keys(options.detach_keys)
+        )
+    finally:
+        os.close(session.master)
+    return 0 if isinstance(ended, Detached) else session.wait()

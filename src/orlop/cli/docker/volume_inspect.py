@@ -1,0 +1,20 @@
+"""`orlop volume inspect`."""
+
+from __future__ import annotations
+
+from orlop.cli.context import Context
+from orlop.cli.docker import inspecting
+from orlop.cli.docker.inspecting import FORMAT, print_all
+from orlop.cli.flags import Options, Syntax
+
+SYNTAX = Syntax(
+    "VOLUME [VOLUME...]",
+    "Display detailed information on one or more volumes",
+    (FORMAT,),
+    least=1,
+)
+
+
+def main(options: Options, context: Context) -> int:
+    """A JSON list in the order of the names."""
+    return print_all(options.arguments, lambda name: inspecting.volume(context.engine, name, False), options.format)

@@ -7,7 +7,7 @@ import subprocess
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
-from tests.real.conftest import Orlop, free_port, wait_for
+from tests.harness import Orlop, free_port, wait_for
 
 
 def test_redis_answers_logs_follow_and_stop_saves(orlop: Orlop) -> None:
@@ -22,7 +22,9 @@ def test_redis_answers_logs_follow_and_stop_saves(orlop: Orlop) -> None:
     assert orlop.out("wait", "cache") == "0"
     assert json.loads(orlop.out("inspect", "cache"))[0]["State"]["Status"] == "exited"
     orlop("start", "cache")
-    wait_for(lambda: orlop("exec", "cache", "redis-cli", "get", "answer", code=None).stdout == "42\n", "the saved answer")
+    wait_for(
+        lambda: orlop("exec", "cache", "redis-cli", "get", "answer", code=None).stdout == "42\n", "the saved answer"
+    )
 
 
 def test_nginx_answers_host_and_containers(orlop: Orlop) -> None:
@@ -42,7 +44,7 @@ def test_nginx_answers_host_and_containers(orlop: Orlop) -> None:
     assert "It works" in orlop.out("run", "--rm", "busybox", "wget", "-qO-", f"http://{address}/")
     gateway = orlop.out("inspect", "-f", "{{.NetworkSettings.Gateway}}", "web")
     assert "It works" in orlop.out("run", "--rm", "busybox", "wget", "-qO-", f"http://{gateway}:{port}/")  # hairpin
-    assert orlop.out("port", "web", "80") .splitlines()[0] == f"0.0.0.0:{port}"
+    assert orlop.out("port", "web", "80").splitlines()[0] == f"0.0.0.0:{port}"
     orlop("rm", "-f", "web")
     assert not answers()
 
@@ -51,7 +53,19 @@ def test_a_hundred_containers_eight_at_a_time(orlop: Orlop) -> None:
     def one(number: int) -> tuple[int, int]:
         code = number % 7
         name = f"many-{number}"
-        ran = orlop("run", "--name", name, "--network", "none" if number % 2 else "bridge", "busybox", "sh", "-c", f"exit {code}", code=None, timeout=120)
+        ran = orlop(
+            "run",
+            "--name",
+            name,
+            "--network",
+            "none" if number % 2 else "bridge",
+            "busybox",
+            "sh",
+            "-c",
+            f"exit {code}",
+            code=None,
+            timeout=120,
+        )
         orlop("rm", name, timeout=120)
         return code, ran.returncode
 

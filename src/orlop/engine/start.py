@@ -83,6 +83,7 @@ def _start(engine: Engine, container: Container, attach: bool, stdin: bool) -> S
     run.mkdir(mode=0o710, exist_ok=True)
     with engine.rootfs(container.id) as root:
         bundle = make_bundle(engine, container, root)
+        reached("start.files")
         resources = bundle.spec.linux.resources if bundle.spec.linux else None
         cgroups.create(engine.cgroups, container.record.cgroup, resources)
         reached("start.cgroup")

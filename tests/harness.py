@@ -1,0 +1,300 @@
+"""The real command line over real images from a real registry: what tests/real, tests/crash and tests/bad share."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import select
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from tests import lab as maker
+
+from orlop.network.plan import names_for, veth_name
+
+HERE = Path(__file__).parent
+PROGRAM = HERE.parent / "src/orlop/__main__.py"
+IMAGES = ("busybox", "debian", "redis", "nginx")
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+def wait_for(condition: Callable[[], object], what: str, seconds: float = 15.0) -> None:
+    """Wait until `condition` holds, or fail."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
+        time.sleep(0.02)
+
+
+class Orlop:
+    """The command line over one root. A call returns what a shell would see."""
+
+    def __init__(self, root: Path, state: Path) -> None:
+        self.root = root
+        self.state = state
+
+    def command(self, *words: str) -> list[str]:
+        return [sys.executable, "-IS", str(PROGRAM), "--root", str(self.root), "--state", str(self.state), *words]
+
+    def __call__(
+        self,
+        *words: str,
+        code: int | None = 0,
+        stdin: str | None = None,
+        env: dict[str, str] | None = None,
+        timeout: float = 60,
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command; `code` is the exit status that it must have, None for any."""
+        done = subprocess.run(
+            self.command(*words),
+            input=stdin,
+            stdin=subprocess.DEVNULL if stdin is None else None,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            env=os.environ | (env or {}),
+            timeout=timeout,
+        )
+        assert "Traceback" not in done.stderr, done.stderr
+        if code is not None:
+            assert done.returncode == code, f"{words}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    def out(self, *words: str, **more: Any) -> str:
+        return self(*words, **more).stdout.strip()
+
+    def start(self, *words: str, **more: Any) -> subprocess.Popen[str]:
+        """Begin a command and return at once."""
+        streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        return subprocess.Popen(self.command(*words), text=True, errors="replace", **(streams | more))
+
+    def refused(self, *words: str, code: int, **more: Any) -> str:
+        """Run a command that must fail with this status and exactly one line that a terminal can be shown; the line."""
+        done = self(*words, code=code, **more)
+        assert done.stderr.count("\n") == 1, f"{words}: want one line:\n{done.stderr}"
+        assert done.stderr.endswith("\n")
+        assert not re.search(r"[\x00-\x1f\x7f-\x9f]", done.stderr[:-1]), repr(done.stderr)
+        assert "internal error" not in done.stderr, done.stderr
+        return done.stderr.strip()
+
+    def state_of(self, name: str) -> dict[str, Any]:
+        """The `State` of `inspect`."""
+        found: list[dict[str, Any]] = msgspec.json.decode(self("inspect", name).stdout)
+        state: dict[str, Any] = found[0]["State"]
+        return state
+
+    def remove_all(self) -> None:
+        names = self.out("ps", "-aq", "--no-trunc").split()
+        if names:
+            self("rm", "-f", "-v", *names, code=None)
+
+    # --- what is left
+
+    def rows(self, query: str) -> list[tuple[Any, ...]]:
+        """Rows of the database, opened apart so that nothing of the product comes between."""
+        connection = sqlite3.connect(f"file:{self.root}/orlop.db?mode=ro", uri=True, timeout=10)
+        try:
+            return connection.execute(query).fetchall()
+        finally:
+            connection.close()
+
+    def identifiers(self) -> set[str]:
+        """Every container that there has ever been."""
+        events = [msgspec.json.decode(row[0]) for row in self.rows("SELECT record FROM events")]
+        known = {event["id"] for event in events if event["type"] == "container"}
+        return known | {row[0] for row in self.rows("SELECT id FROM containers")}
+
+    def processes(self) -> list[str]:
+        """Processes of the containers, and those that have the state directory on their command line."""
+        ids = self.identifiers()
+        found = []
+        for entry in os.listdir("/proc"):
+            if not entry.isdigit() or int(entry) == os.getpid():
+                continue
+            try:
+                line = Path(f"/proc/{entry}/cmdline").read_bytes()
+                groups = Path(f"/proc/{entry}/cgroup").read_text()
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            if str(self.state).encode() in line.replace(b"\0", b" ") or any(one in groups for one in ids):
+                found.append(f"{entry} {line.decode(errors='replace')}")
+        return found
+
+    def traces(self) -> dict[str, Any]:
+        """All that containers may leave on a machine, as far as it is this root's."""
+        ids = self.identifiers()
+        mountinfo = Path("/proc/self/mountinfo").read_text().splitlines()
+        bases = [p for p in Path("/sys/fs/cgroup").glob("*/orlop") if p.is_dir()] + [Path("/sys/fs/cgroup/orlop")]
+        groups = [str(p) for base in bases if base.is_dir() for p in base.iterdir() if p.name in ids]
+        names = names_for(str(self.root / "networks"))
+        mine = {names.bridge} | {veth_name(names, one) for one in ids}
+        tables = subprocess.run(["nft", "list", "tables"], capture_output=True, text=True).stdout
+        return {
+            "mounts": [line for line in mountinfo if str(self.root) in line or str(self.state) in line],
+            "cgroups": sorted(groups),
+            "interfaces": sorted(mine & set(os.listdir("/sys/class/net"))),
+            "tables": [line for line in tables.splitlines() if names.table in line],
+            "state": _listing(self.state / "containers"),
+            "files": _listing(self.root / "containers"),
+            "locks": _listing(self.state / "locks"),
+            "volumes": _listing(self.root / "volumes"),
+            "snapshots": _listing(self.root / "snapshots"),
+            "rows": {
+                table: self.rows(f"SELECT * FROM {table}")
+                for table in ("containers", "addresses", "ports", "volumes", "volume_users", "snapshots", "leases")
+            },
+        }
+
+
+def _listing(directory: Path) -> list[str]:
+    return sorted(os.listdir(directory)) if directory.exists() else []
+
+
+class Terminal:
+    """A command on a pseudo-terminal, with a person at it."""
+
+    def __init__(self, command: list[str], rows: int = 24, columns: int = 80) -> None:
+        self.pid, self.master = pty.fork()
+        if self.pid == 0:
+            os.execv(command[0], command)
+        self.seen = b""
+        self.resize(rows, columns)
+
+    def resize(self, rows: int, columns: int) -> None:
+        import fcntl
+        import struct
+        import termios
+
+        fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+    def type(self, text: str) -> None:
+        os.write(self.master, text.encode())
+
+    def expect(self, pattern: str, seconds: float = 15.0) -> str:
+        """Read until what came since the last call matches; the text up to the end of the match."""
+        deadline = time.monotonic() + seconds
+        while not (found := re.search(pattern.encode(), self.seen)):
+            left = deadline - time.monotonic()
+            assert left > 0, f"no {pattern!r} in {self.seen!r}"
+            if select.select([self.master], [], [], left)[0]:
+                try:
+                    data = os.read(self.master, 65536)
+                except OSError:  # EIO: nobody has the other side open
+                    data = b""
+                assert data, f"the terminal closed before {pattern!r}: {self.seen!r}"
+                self.seen += data
+        text, self.seen = self.seen[: found.end()], self.seen[found.end() :]
+        return text.decode(errors="replace")
+
+    def wait(self, seconds: float = 15.0) -> int:
+        """The exit status, as a shell counts it."""
+        deadline = time.monotonic() + seconds
+        while True:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                code = os.waitstatus_to_exitcode(status)
+                self.pid = 0
+                return code if code >= 0 else 128 - code
+            assert time.monotonic() < deadline, f"does not end; last seen {self.seen[-500:]!r}"
+            if select.select([self.master], [], [], 0.02)[0]:
+                try:
+                    self.seen += os.read(self.master, 65536)
+                except OSError:
+                    time.sleep(0.02)
+
+    def close(self) -> None:
+        if self.pid:
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+            self.pid = 0
+        os.close(self.master)
+
+
+# --- fixtures, which tests/conftest.py makes known
+
+
+@pytest.fixture(scope="session")
+def lab() -> Path:
+    """The OCI layout with the lab's images."""
+    directory = maker.default_directory()
+    maker.main(directory)
+    return directory / "images"
+
+
+@pytest.fixture(scope="session")
+def registry(lab: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Debian's docker-registry on loopback, with the lab's images pushed by skopeo."""
+    directory = tmp_path_factory.mktemp("registry")
+    port = free_port()
+    address = f"127.0.0.1:{port}"
+    config = directory / "config.yml"
+    config.write_text(
+        f"version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {directory}/data}}, "
+        f"delete: {{enabled: true}}}}\nhttp: {{addr: '{address}'}}\n"
+    )
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    server = subprocess.Popen(["docker-registry", "serve", str(config)], **quiet)
+    try:
+        wait_for(lambda: _listens(port), "docker-registry")
+        for name in IMAGES:
+            there = f"docker://{address}/lab/{name}:1"
+            copy = ["skopeo", "copy", "-q", "--dest-tls-verify=false", f"oci:{lab}:{name}", there]
+            subprocess.run(copy, check=True, capture_output=True, timeout=120)
+        yield address
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as sock:
+        return sock.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.fixture(scope="session")
+def store(registry: str) -> Iterator[Orlop]:
+    """A root with the lab's images pulled, on a tmpfs: the disk's speed is not what is tested."""
+    tag = f"orlop-test-{os.getpid()}"
+    orlop = Orlop(Path("/dev/shm") / tag, Path("/run") / tag)
+    try:
+        for name in IMAGES:
+            orlop("pull", "-q", f"{registry}/lab/{name}:1", timeout=180)
+            orlop("tag", f"{registry}/lab/{name}:1", name)
+        yield orlop
+    finally:
+        orlop.remove_all()
+        shutil.rmtree(orlop.root, ignore_errors=True)
+        shutil.rmtree(orlop.state, ignore_errors=True)
+
+
+@pytest.fixture
+def orlop(store: Orlop) -> Iterator[Orlop]:
+    """The command line; after the test its containers are removed, and nothing of them may be left."""
+    before = store.traces()
+    yield store
+    store.remove_all()
+    for name in _listing(store.root / "volumes"):
+        store("volume", "rm", name)
+    wait_for(lambda: not store.processes(), f"processes to leave: {store.processes()}", 5)
+    assert store.traces() == before
+
+
+def kill(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)

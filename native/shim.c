@@ -60,6 +60,7 @@ enum {
 	MAX_EXECS = 32,
 	MAX_FDS = 64,
 	MAX_ORPHANS = 16,
+	MAX_STAGES = 8,
 	DRAIN_MS = 2000,  /* a process outside the pid namespace may keep the pipe open after init's end: wait this long */
 	OWNER_MS = 10000, /* an owner that neither confirms nor leaves (stopped, blocked) must not prevent the clean-up */
 };
@@ -159,7 +160,9 @@ static u64 start_time, exit_time;
 static u64 oom_before;
 static int owners, done;
 
-static struct { pid_t pid; int status; } orphans[MAX_ORPHANS]; /* reaped before anybody knew whose they were */
+static struct { pid_t pid; int status, reaped; } family[MAX_STAGES]; /* what the plan's stages cloned */
+static u32 family_size;
+static struct { pid_t pid; int status; } orphans[MAX_ORPHANS]; /* reaped, perhaps before anybody knew whose they were */
 static u32 orphan_next;
 
 static struct { u8 data[STDIN_BUFFER]; size_t length; int eof; } stdin_queue;
@@ -922,45 +925,105 @@ static void init_known(pid_t pid)
 {
 	init = pid;
 	shut(&init_pidfd);
-	for (u32 i = 0; i < MAX_ORPHANS; i++)
-		if (orphans[i].pid == pid) {
-			init_ended(orphans[i].status);
-			return;
-		}
 	/* Our child, not yet reaped: the number can't belong to another process. */
 	init_pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
 	start_time = stat_field(pid, 22);
 	write_pid();
 }
 
-/* The pid that the pipe's last whole line names; 0: none yet; -1: the pipe has ended without one. */
-static pid_t read_report(int fd)
+/* Lines of a report pipe are pids of what was cloned; how many there are now, -1 when the pipe has ended. A line is one
+ * write(2) of its own, so none is cut. */
+static int read_report(int fd, pid_t pids[MAX_STAGES])
 {
-	char text[64];
+	char text[12 * MAX_STAGES + 1], *p = text, *end;
 	ssize_t n = read(fd, text, sizeof text - 1);
-	char *start;
+	int count = 0;
 	if (n <= 0)
 		return n == 0 ? -1 : 0;
 	text[n] = 0;
-	if (text[n - 1] == '\n')
-		text[n - 1] = 0;
-	start = strrchr(text, '\n');
-	return (pid_t)strtol(start ? start + 1 : text, NULL, 10);
+	for (; count < MAX_STAGES && (pids[count] = (pid_t)strtol(p, &end, 10)) > 0; p = end)
+		count++;
+	return count;
 }
 
-/* The helper clones init and leaves. A plan without Clone never writes: its process is the helper itself. */
+/* Each stage clones the next one and leaves, and a clone may be faster than the word of it: init is the last of them
+ * that lives. When none does, the status is that of the one that did not just hand over (with 0). */
+static void family_settle(void)
+{
+	pid_t last = 0;
+	int status = 0;
+	for (u32 i = 0; i < family_size; i++)
+		if (!family[i].reaped)
+			last = family[i].pid;
+		else if (family[i].status)
+			status = family[i].status;
+	if (last && last != init)
+		init_known(last);
+	else if (!last && family_size && !ended)
+		init_ended(status);
+}
+
+static void family_add(pid_t pid)
+{
+	if (family_size == MAX_STAGES)
+		return;
+	family[family_size].pid = pid;
+	for (u32 i = 0; i < MAX_ORPHANS; i++)
+		if (orphans[i].pid == pid) {
+			family[family_size].reaped = 1;
+			family[family_size].status = orphans[i].status;
+		}
+	family_size++;
+}
+
+/* A plan without Clone never writes: its process is the helper itself. */
+static void report_read(void)
+{
+	pid_t pids[MAX_STAGES];
+	int count = 0;
+	while (report >= 0 && (count = read_report(report, pids)) != 0) {
+		for (int i = 0; i < count; i++)
+			family_add(pids[i]);
+		if (count > 0)
+			continue;
+		shut(&report);
+		if (!family_size && helper && !exiting(helper))
+			family_add(helper);
+	}
+}
+
 static void report_ready(void)
 {
-	pid_t pid;
-	while (report >= 0 && (pid = read_report(report)) != 0) {
-		if (pid > 0) {
-			init_known(pid);
-			continue;
-		}
-		shut(&report);
-		if (!init && helper && !exiting(helper))
-			init_known(helper);
-	}
+	report_read();
+	family_settle();
+}
+
+/* The helper was killed before it could say what it had cloned: nobody else knows of that process. */
+static void kill_strays(void)
+{
+	char path[64], text[512], *p = text, *end;
+	size_t n = put_text(path, "/proc/self/task/");
+	ssize_t size;
+	int fd;
+	n += put_number(path + n, (u64)getpid());
+	memcpy(path + n, "/children", 10);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	size = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
+	shut(&fd);
+	if (size <= 0)
+		return;
+	text[size] = 0;
+	for (pid_t pid; (pid = (pid_t)strtol(p, &end, 10)) > 0; p = end)
+		kill(pid, SIGKILL);
+}
+
+static void helper_reaped(int status)
+{
+	helper = 0;
+	if (family_size || ended)
+		return;
+	kill_strays();
+	init_ended(status);
 }
 
 static void exec_tell(u32 i, pid_t pid)
@@ -979,30 +1042,30 @@ static void exec_tell(u32 i, pid_t pid)
 /* The pipe is kept until the program runs: by its end, the new process sees whether the shim still lives. */
 static void exec_ready(u32 i)
 {
-	pid_t pid, alone = execs[i].helper;
-	while (execs[i].report >= 0 && (pid = read_report(execs[i].report)) != 0) {
-		if (pid < 0)
+	pid_t pids[MAX_STAGES], alone = execs[i].helper;
+	int count;
+	while (execs[i].report >= 0 && (count = read_report(execs[i].report, pids)) != 0) {
+		if (count < 0)
 			shut(&execs[i].report);
-		exec_tell(i, pid > 0 ? pid : alone && !exiting(alone) ? alone : 0);
+		exec_tell(i, count > 0 ? pids[count - 1] : alone && !exiting(alone) ? alone : 0);
 	}
 }
 
 static void reaped(pid_t pid, int status)
 {
-	if (pid == init || pid == helper) {
-		pid_t before = init;
-		report_ready(); /* a later stage may have become init before this one left */
-		if (pid == helper)
-			helper = 0;
-		if (!ended && (init == pid || (!init && before == init)))
-			init_ended(status);
-		return;
-	}
+	report_read();
+	for (u32 i = 0; i < family_size; i++)
+		if (family[i].pid == pid && !family[i].reaped) {
+			family[i].reaped = 1;
+			family[i].status = status;
+		}
+	family_settle();
+	if (pid == helper)
+		helper_reaped(status);
 	for (u32 i = 0; i < MAX_EXECS; i++)
 		if (execs[i].report >= 0 && execs[i].helper == pid) {
 			execs[i].helper = 0;
 			exec_ready(i);
-			return;
 		}
 	orphans[orphan_next % MAX_ORPHANS].pid = pid;
 	orphans[orphan_next++ % MAX_ORPHANS].status = status;

@@ -1,5 +1,6 @@
 /* Stands in for the launch helper: same descriptors, and the "plan" (fd 3) is a shell script.
- * First byte "!": fail before the clone with status 1. "=": run without a clone. "*": two clones, one after the other. */
+ * First byte "!": fail before the clone with status 1. "=": run without a clone. "*": two clones, one after the other. "%": killed before it
+ * can say what it cloned. */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <sched.h>
@@ -49,6 +50,11 @@ int main(void)
 		return 1;
 	if (*script == '=')
 		run(script + 1);
+	if (*script == '%') {
+		if (syscall(SYS_clone, CLONE_PARENT | SIGCHLD, 0, 0, 0, 0))
+			kill(getpid(), SIGKILL);
+		run(script + 1);
+	}
 	if (!stage() || (*script == '*' && !stage()))
 		return 4;
 	run(*script == '*' ? script + 1 : script);

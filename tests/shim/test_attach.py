@@ -54,6 +54,10 @@ class Terminal:
         )
         self.seen = b""
         self.expect(b"attached")
+        deadline = time.monotonic() + 10
+        while self.process.poll() is None and termios.tcgetattr(slave)[3] & termios.ICANON:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
 
     def type(self, keys: bytes) -> None:
         os.write(self.master, keys)
@@ -168,8 +172,13 @@ def test_echoing_megabytes_does_not_deadlock(lab: Lab) -> None:
 
 
 def test_signals_go_to_the_process(lab: Lab) -> None:
-    shim = lab.start("trap 'echo got; exit 9' INT; echo up; while :; do sleep 0.05; done", stdin=False)
-    process = run(shim.directory, "nostdin", stdin=subprocess.DEVNULL)
+    shim = lab.start("trap 'echo got; exit 9' INT; read -r x; echo up; while :; do sleep 0.05; done", stdin=True)
+    process = run(shim.directory, stdin=subprocess.PIPE)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(b"\n")
+    process.stdin.flush()
+    assert process.stdout.readline() == b"up\n"
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=10)
     assert b"got\n" in out
@@ -177,9 +186,13 @@ def test_signals_go_to_the_process(lab: Lab) -> None:
 
 
 def test_signal_passes_input_that_nobody_reads(lab: Lab) -> None:
-    shim = lab.start("trap 'exit 8' TERM; while :; do sleep 0.05; done", stdin=True)
+    shim = lab.start("trap 'exit 8' TERM; read -r x; echo up; while :; do sleep 0.05; done", stdin=True)
     process = run(shim.directory, stdin=subprocess.PIPE)
     assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(b"\n")
+    process.stdin.flush()
+    assert process.stdout.readline() == b"up\n"
     os.set_blocking(process.stdin.fileno(), False)
     for _ in range(40):
         try:

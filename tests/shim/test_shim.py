@@ -349,14 +349,21 @@ def test_helper_that_fails_leaves_a_status(lab: Lab) -> None:
 def test_init_is_found_after_no_one_or_two_clones(lab: Lab, prefix: str) -> None:
     lab.start(prefix + HOLD + "echo $$; exit 6", stdin=True)
     with lab.client() as client:
-        state = lab.until(lambda: read_state(lab.directory / "c").pid and read_state(lab.directory / "c"))
-        assert state.process
+        lab.until(lambda: read_state(lab.directory / "c").process)
+        state = read_state(lab.directory / "c")
         assert state.reality == "running"
         client.attach(stdin=True)
         client.send_stdin(b"\n")
         out, _, ended = lab.read_all(client)
     assert ended is not None
     assert (int(out), ended.status) == (state.pid, 6)
+
+
+def test_process_of_a_helper_that_was_killed_is_found_and_killed(lab: Lab, tmp_path: Path) -> None:
+    lab.start(f"%echo $$ > {tmp_path}/pid; exec sleep 60")
+    assert lab.exit().status == 137
+    time.sleep(0.1)
+    assert not (tmp_path / "pid").exists() or read_start_time(int((tmp_path / "pid").read_text())) < 0
 
 
 def test_quick_ends_are_never_missed(lab: Lab) -> None:

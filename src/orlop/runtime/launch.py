@@ -213,7 +213,7 @@ def failure(plan: Plan, message: Message) -> OrlopError:
     if step is None:
         return LaunchFailed(f"launch helper: {message.text or name}", message.stage, message.index, message.value)
     if isinstance(step.op, (Execve, FindExec)):
-        return _cannot_execute(step.op, message)
+        return _cannot_execute(plan, message)
     detail = f": {message.text}" if message.text else ""
     origin = f"{step.origin}: " if step.origin else ""
     text = f"{origin}{_call(type(step.op).__name__)}: {name}{detail}"
@@ -225,9 +225,10 @@ def _printable(text: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in text)
 
 
-def _cannot_execute(op: Execve | FindExec, message: Message) -> ContainerExit:
+def _cannot_execute(plan: Plan, message: Message) -> ContainerExit:
     """Docker's exit codes: 127 when the command is not there, 126 when it can't be executed."""
-    command = op.argv[0] if isinstance(op, Execve) and op.argv else op.candidates[-1] if op.candidates else ""
+    last = plan.stages[-1].steps[-1].op
+    command = last.argv[0] if isinstance(last, Execve) and last.argv else ""
     missing = message.value in (errno.ENOENT, errno.ENOTDIR)
     reason = message.text or os.strerror(message.value).lower()
     if missing and "/" not in command and not message.text:

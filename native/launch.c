@@ -122,12 +122,12 @@ static int resolve(int at, const char *path, uint64_t flags, uint64_t mode) {
 static int directory(int at, const char *path, size_t length, mode_t mode, int *made, int depth) {
   char text[PATH_MAX], link[PATH_MAX];
   size_t start, end = 0;
+  if (strlen(path) >= sizeof text) { errno = ENAMETOOLONG; return -1; }
   int fd = resolve(at, *path == '/' ? "/" : ".", O_PATH | O_DIRECTORY, 0), next;
   for (; fd >= 0; close(fd), fd = next) {
     start = end + strspn(path + end, "/");
     if (start >= length) return fd;
     end = start + strcspn(path + start, "/");
-    if (end >= sizeof text) { errno = ENAMETOOLONG; next = -1; continue; }
     memcpy(text, path, end);
     text[end] = 0;
     next = resolve(at, text, O_PATH | O_DIRECTORY, 0);
@@ -452,18 +452,22 @@ static int op_PivotRoot(const struct PivotRoot *a) {
 }
 static int op_MoveRoot(const struct MoveRoot *a) {
   NEED(a->root);
-  return fchdir(slots[a->root]) || mount(".", "/", NULL, MS_MOVE, NULL) || chroot(".") || chdir("/") ? -errno : !(pivoted = 1);
+  if (fchdir(slots[a->root]) || (mount(".", "/", NULL, MS_MOVE, NULL) && errno != ELOOP /* it is over / already */)) return -errno;
+  return chroot(".") || chdir("/") ? -errno : !(pivoted = 1);
 }
 static int op_Chroot(const struct Chroot *a) {
   NEED(a->root);
   return fchdir(slots[a->root]) || chroot(".") || chdir("/") ? -errno : !(pivoted = 1);
 }
 static int op_Umount(const struct Umount *a) {
-  char path[40];
-  int fd = resolve(a->at, a->path, O_PATH, 0);
+  char path[NAME_MAX + 64], name[NAME_MAX + 1];
+  if (a->at < 0) return done(umount2(a->path, (int)a->flags));
+  int fd = resolve(a->at, a->path, O_PATH, 0), e;
   if (fd < 0) return -errno;
-  proc_fd(fd, path);
-  int e = a->at < 0 ? done(umount2(a->path, (int)a->flags)) : done(umount2(path, (int)a->flags & ~UMOUNT_NOFOLLOW));
+  close(fd); /* it would keep the mount busy: named by the directory that it is in */
+  if ((fd = parent_of(a->at, a->path, name)) < 0) return -errno;
+  snprintf(path, sizeof path, "/proc/self/fd/%d/%s", fd, name);
+  e = done(umount2(path, (int)a->flags | UMOUNT_NOFOLLOW));
   close(fd);
   return e;
 }

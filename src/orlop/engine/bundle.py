@@ -48,15 +48,29 @@ def make_bundle(engine: Engine, container: Container, root: int) -> Bundle:
     facts = _facts(engine, container, config, image, root)
     _mount_shm(engine, container)
     _write_files(engine, container, facts, directory)
-    spec = oci.runtime_spec(config, image, facts)
+    bundle = _bundle(engine, container, config, image, facts)
     with os_errors("write config.json of the container"):
-        (directory / "config.json").write_bytes(encode(spec))
+        (directory / "config.json").write_bytes(encode(bundle.spec))
+    return bundle
+
+
+def preview_bundle(engine: Engine, container: Container, root: int) -> Bundle:
+    """What `make_bundle` would make, with nothing written and nothing mounted."""
+    image = engine.images.by_id(container.record.image_id).config
+    config = with_image_volumes(container)
+    return _bundle(engine, container, config, image, _facts(engine, container, config, image, root))
+
+
+def _bundle(
+    engine: Engine, container: Container, config: ContainerConfig, image: ImageConfig, facts: ContainerFacts
+) -> Bundle:
+    spec = oci.runtime_spec(config, image, facts)
     seccomp = spec.linux.seccomp if spec.linux else None
     return Bundle(
         spec=spec,
         seccomp=program(seccomp, engine.paths.state / "seccomp") if seccomp is not None else None,
         networked=own_network(config) and config.network.mode != "none",
-        log=_log(container, directory),
+        log=_log(container, engine.paths.container(container.id)),
     )
 
 

@@ -9,6 +9,8 @@ from orlop.cli.docker.container_flags import environment
 from orlop.cli.flags import Options, Syntax, UsageError, many, switch, value
 from orlop.engine.config import ExecConfig
 from orlop.engine.exec import ExecSession
+from orlop.runtime.launch import LaunchFailed
+from orlop.spec.errors import ContainerExit
 
 SYNTAX = Syntax(
     "CONTAINER COMMAND [ARG...]",
@@ -44,11 +46,12 @@ def main(options: Options, context: Context) -> int:
         privileged=options.privileged,
         detach=options.detach,
     )
-    if options.interactive or options.tty or options.detach:
-        return _follow(context.engine.containers.exec(name, config), options)
     null = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        return _follow(context.engine.containers.exec(name, config, (null, 1, 2)), options)
+        stdio = (0 if options.interactive else null, 1, 2)
+        return _follow(context.engine.containers.exec(name, config, stdio), options)
+    except LaunchFailed as error:  # such as a directory that is not there
+        raise ContainerExit(error.message, 126) from error
     finally:
         os.close(null)
 

@@ -557,12 +557,7 @@ static int op_SetIds(const struct SetIds *a) {
   if (syscall(SYS_setresgid, a->gid, a->gid, a->gid) || syscall(SYS_setresuid, a->uid, a->uid, a->uid)) return -errno;
   return done(prctl(PR_SET_DUMPABLE, 0));
 }
-static int op_Groups(const struct Groups *a) {
-  gid_t list[1024];
-  if (a->gids.count > 1024) return -EINVAL;
-  for (uint32_t i = 0; i < a->gids.count; i++) list[i] = word(a->gids, i);
-  return done(syscall(SYS_setgroups, a->gids.count, list));
-}
+static int op_Groups(const struct Groups *a) { return done(syscall(SYS_setgroups, a->gids.count, a->gids.data)); }
 static int op_BoundingSet(const struct BoundingSet *a) {
   for (int cap = 0; cap < 64; cap++) {
     if (a->keep >> cap & 1) continue;

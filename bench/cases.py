@@ -264,7 +264,9 @@ def _imported(arguments: list[str]) -> str:
     with open(ORLOP) as file:
         lines = file.read().splitlines()
     done = subprocess.run([_python(), "-IS", "-X", "importtime", *arguments], capture_output=True, text=True)
-    names = [line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")]
+    # what is indented was imported by the line below it
+    found = [line.rpartition("| ")[2] for line in done.stderr.splitlines() if line.startswith("import time:")]
+    names = [name for name in found if not name.startswith(" ")]
     paths = [line for line in lines if line.startswith(("import sys", "sys.path"))]
     wanted = [name for name in names if name not in ("imported package", "site")]
     return "\n".join([*paths, *(f"import {name}" for name in wanted)]) + "\n"

@@ -16,9 +16,9 @@ from orlop.runtime.mount_options import MS_BIND, MS_RDONLY, MS_REC, parse
 from orlop.spec.errors import InvalidArgument
 
 # config.md, "Linux mount options", version 1.3
-SPECIFIED = """async atime bind defaults dev diratime dirsync exec iversion lazytime loud mand noatime nodev nodiratime noexec
-noiversion nolazytime nomand norelatime nostrictatime nosuid nosymfollow private ratime rbind rdev rdiratime relatime
-remount rexec rnoatime rnodev rnodiratime rnoexec rnorelatime rnostrictatime rnosuid rnosymfollow ro rprivate rrelatime
+SPECIFIED = """async atime bind defaults dev diratime dirsync exec iversion lazytime loud mand noatime nodev nodiratime
+noexec noiversion nolazytime nomand norelatime nostrictatime nosuid nosymfollow private ratime rbind rdev rdiratime
+relatime remount rexec rnoatime rnodev rnodiratime rnoexec rnorelatime rnostrictatime rnosuid rnosymfollow ro rprivate rrelatime
 rro rrw rshared rslave rstrictatime rsuid rsymfollow runbindable rw shared silent slave strictatime suid symfollow sync
 tmpcopyup unbindable idmap ridmap""".split()
 
@@ -72,12 +72,11 @@ def test_lists_become_masks_of_whole_words(text: str, bits: int) -> None:
 
 @given(st.text(max_size=20))
 def test_wrong_lists_are_refused(text: str) -> None:
-    try:
-        mask = cpu_mask(text, "x")
-    except InvalidArgument as error:
-        assert str(error).startswith("x: ")
-    else:
-        assert len(mask) <= 1024
+    numbers = text.replace(" ", "").replace("-", ",").split(",")
+    if not text.strip() or all(number.isascii() and number.isdigit() for number in numbers):
+        return  # a list, if its ranges run forwards
+    with pytest.raises(InvalidArgument, match=r"^x: "):
+        cpu_mask(text, "x")
 
 
 def test_parameters_may_be_written_with_either_separator() -> None:

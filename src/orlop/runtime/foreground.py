@@ -124,7 +124,7 @@ def _raw(fd: int) -> Iterator[None]:
         yield
         return
     try:
-        tty.setraw(fd)
+        tty.setraw(fd, termios.TCSANOW)  # what has been typed already is for the process
         yield
     finally:
         termios.tcsetattr(fd, termios.TCSANOW, before)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 
 # C0 without tab and newline, DEL and C1 (some terminals obey 0x9b like ESC [), what turns the writing direction
 # around (Unicode's bidirectional controls), and halves of surrogate pairs, which can't be written at all
-_UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-_ANY = re.compile(_UNSAFE.pattern + "|[\t\n]")
+_UNSAFE = "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 
 
 def one_line(text: str) -> str:
@@ -16,12 +16,18 @@ def one_line(text: str) -> str:
     >>> one_line("a\\x1b[2Jb\\n")
     'a\\\\x1b[2Jb\\\\n'
     """
-    return _ANY.sub(_escape, text)
+    return text if text.isprintable() else _pattern(_UNSAFE + "|[\t\n]").sub(_escape, text)
 
 
 def lines(text: str) -> str:
     """Like `one_line`, but tabs and line ends stay."""
-    return _UNSAFE.sub(_escape, text)
+    return text if text.isprintable() else _pattern(_UNSAFE).sub(_escape, text)
+
+
+@cache
+def _pattern(text: str) -> re.Pattern[str]:
+    """Compiled only when there is something to look for: it costs more than all else here."""
+    return re.compile(text)
 
 
 def _escape(match: re.Match[str]) -> str:

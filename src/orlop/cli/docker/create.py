@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from orlop.cli.context import Context
+from orlop.cli.docker import run
 from orlop.cli.docker.container_flags import FLAGS, container_config
-from orlop.cli.docker.run import _check_cidfile, _write_cidfile, progress
-from orlop.cli.flags import Options, Syntax, many
+from orlop.cli.docker.run import check_cidfile, write_cidfile
+from orlop.cli.flags import Options, Syntax, UsageError, many
+from orlop.spec.errors import OrlopError
 
 SYNTAX = Syntax(
     "IMAGE [COMMAND] [ARG...]",
@@ -18,8 +20,12 @@ SYNTAX = Syntax(
 
 def main(options: Options, context: Context) -> int:
     """Print the new container's ID."""
-    _check_cidfile(options.cidfile)
-    container = context.engine.containers.create(container_config(options), options.pull, progress(options.quiet))
-    _write_cidfile(options.cidfile, container.id)
+    try:
+        config = container_config(options)
+    except OrlopError as error:
+        raise UsageError(error.message) from None  # what can be told from the command line alone is 125, the rest 1
+    check_cidfile(options.cidfile)
+    container = run.create(context, config, options)
+    write_cidfile(options.cidfile, container.id)
     print(container.id)
     return 0

@@ -28,10 +28,10 @@ def explain(details: Details, seen: Observed) -> list[str]:
     if details.spec is None:
         lines.append("  it was never started: its configuration is made then")
     for title, rows in _sections(details, seen):
-        shown = list(rows)
+        shown = [(what, text.replace(f"{details.directory}/", "FILES/"), origin) for what, text, origin in rows]
         width = min(_NAMES, max((len(what) for what, _, _ in shown), default=0))
         lines += ["", title, *(_line(*row, width) for row in shown)] if shown else []
-    return [line.replace(f"{details.directory}/", "FILES/") for line in lines]
+    return lines
 
 
 def _sections(details: Details, seen: Observed) -> Iterator[tuple[str, Iterable[Row]]]:

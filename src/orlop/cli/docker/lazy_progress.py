@@ -18,11 +18,15 @@ class Display(Protocol):
 
 
 class LazyProgress:
-    """A `Watcher` (engine/progress.py), called from several threads; use it in a `with` block or call `close`."""
+    """A `Watcher` (engine/progress.py), called from several threads; use it in a `with` block or call `close`.
 
-    def __init__(self, stream: TextIO, verb: str = "Pull") -> None:
+    `heading` is printed before the first thing that is shown, so that a failure before that is all there is to read.
+    """
+
+    def __init__(self, stream: TextIO, verb: str = "Pull", heading: str = "") -> None:
         self._stream = stream
         self._verb = verb
+        self._heading = heading
         self._display: Display | None = None
         self._closed = False
         self._lock = threading.Lock()
@@ -49,6 +53,8 @@ class LazyProgress:
                 self._display.close()
 
     def _make(self) -> Display:
+        if self._heading:
+            print(self._heading, file=self._stream, flush=True)
         if self._stream.isatty():
             from orlop.cli.docker.progress_bars import Bars
 

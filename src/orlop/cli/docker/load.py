@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from orlop.cli.context import Context
 from orlop.cli.docker.lazy_progress import LazyProgress
 from orlop.cli.flags import Options, Syntax, UsageError, switch, value
-from orlop.engine.image import Image
+from orlop.engine.image import Image, reference_of
 from orlop.spec.errors import os_errors
 
 SYNTAX = Syntax(
@@ -30,9 +30,8 @@ def main(options: Options, context: Context) -> int:
     watcher = None if options.quiet or not sys.stdout.isatty() else LazyProgress(sys.stdout, "Load")
     try:
         for image in _load(options, context, watcher):
-            tags = image.tags or (None,)
-            for tag in tags:
-                print(f"Loaded image: {tag}" if tag else f"Loaded image ID: {image.id}")
+            reference = reference_of(image.name)
+            print(f"Loaded image: {reference.familiar}" if reference else f"Loaded image ID: {image.id}")
     finally:
         if watcher is not None:
             watcher.close()

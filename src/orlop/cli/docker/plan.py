@@ -21,6 +21,8 @@ def main(options: Options, context: Context) -> int:
     """The plan in its golden form: a line for each operation, and the configuration's field that it comes from."""
     from orlop.engine.preview import preview
 
-    plan = preview(context.engine, container_config(options), options.pull, progress(options.quiet))
+    config = container_config(options)
+    with progress(config.image, options.quiet, options.pull != "always") as watcher:
+        plan = preview(context.engine, config, options.pull, watcher)
     print(lines(plan.render()), end="")
     return 0

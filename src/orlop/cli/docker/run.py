@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -12,9 +11,11 @@ import msgspec
 from orlop.cli.context import Context
 from orlop.cli.docker.container_flags import FLAGS, container_config
 from orlop.cli.flags import Options, Syntax, UsageError, many, switch, value
+from orlop.cli.text import one_line
 from orlop.spec.errors import AlreadyExists, InvalidArgument
 
 if TYPE_CHECKING:
+    from orlop.cli.docker.lazy_progress import LazyProgress
     from orlop.engine.config import ContainerConfig
     from orlop.engine.records import Container
 
@@ -42,9 +43,9 @@ def main(options: Options, context: Context) -> int:
         raise UsageError("the input device is not a TTY")
     foreground = not options.detach
     config = msgspec.structs.replace(config, stdin_once=config.open_stdin and foreground)
-    _check_cidfile(options.cidfile)
-    container = context.engine.containers.create(config, options.pull, progress(options.quiet))
-    _write_cidfile(options.cidfile, container.id)
+    check_cidfile(options.cidfile)
+    container = create(context, config, options)
+    write_cidfile(options.cidfile, container.id)
     try:
         if foreground:
             from orlop.cli.docker.foreground import start_attached
@@ -58,27 +59,46 @@ def main(options: Options, context: Context) -> int:
     return 0
 
 
+def create(context: Context, config: ContainerConfig, options: Options) -> Container:
+    """Make the container, and show the pull if there is one."""
+    with progress(config.image, options.quiet, options.pull != "always") as watcher:
+        return context.engine.containers.create(config, options.pull, watcher)
+
+
 def _clean_up(context: Context, container: Container, config: ContainerConfig) -> None:
     """A container with --rm that could not start is nobody's."""
     if config.auto_remove:
         context.engine.containers.remove(container.id, force=True, volumes=True)
 
 
-def progress(quiet: bool) -> Callable[..., None] | None:
-    """What shows a pull on standard error, imported when the first layer reports."""
+def progress(image: str, quiet: bool, missing: bool = True) -> LazyProgress | Silent:
+    """What shows a pull on standard error, in a `with` block."""
     if quiet:
-        return None
+        return Silent()
     from orlop.cli.docker.lazy_progress import LazyProgress
 
-    return LazyProgress(sys.stderr)
+    heading = f"Unable to find image '{one_line(image)}' locally" if missing else ""
+    return LazyProgress(sys.stderr, heading=heading)
 
 
-def _check_cidfile(path: str) -> None:
+class Silent:
+    """For --quiet: nobody watches."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, *error: object) -> None:
+        return None
+
+
+def check_cidfile(path: str) -> None:
+    """Docker refuses a file that is there."""
     if path and os.path.exists(path):
         raise AlreadyExists(f"container ID file found, make sure the other container isn't running or delete {path}")
 
 
-def _write_cidfile(path: str, identifier: str) -> None:
+def write_cidfile(path: str, identifier: str) -> None:
+    """--cidfile."""
     if not path:
         return
     try:

@@ -16,11 +16,13 @@ from orlop.runtime.mount_options import MS_BIND, MS_RDONLY, MS_REC, parse
 from orlop.spec.errors import InvalidArgument
 
 # config.md, "Linux mount options", version 1.3
-SPECIFIED = """async atime bind defaults dev diratime dirsync exec iversion lazytime loud mand noatime nodev nodiratime
-noexec noiversion nolazytime nomand norelatime nostrictatime nosuid nosymfollow private ratime rbind rdev rdiratime
-relatime remount rexec rnoatime rnodev rnodiratime rnoexec rnorelatime rnostrictatime rnosuid rnosymfollow ro rprivate rrelatime
-rro rrw rshared rslave rstrictatime rsuid rsymfollow runbindable rw shared silent slave strictatime suid symfollow sync
-tmpcopyup unbindable idmap ridmap""".split()
+SPECIFIED = """
+async atime bind defaults dev diratime dirsync exec iversion lazytime loud mand noatime nodev nodiratime
+noexec noiversion nolazytime nomand norelatime nostrictatime nosuid nosymfollow private ratime rbind rdev
+rdiratime relatime remount rexec rnoatime rnodev rnodiratime rnoexec rnorelatime rnostrictatime rnosuid
+rnosymfollow ro rprivate rrelatime rro rrw rshared rslave rstrictatime rsuid rsymfollow runbindable rw shared
+silent slave strictatime suid symfollow sync tmpcopyup unbindable idmap ridmap
+""".split()
 
 
 def test_knows_every_option_of_the_specification() -> None:

@@ -20,7 +20,7 @@ from orlop.runtime.default_spec import default_spec
 
 pytestmark = pytest.mark.root
 SOURCE = Path(__file__).parents[2] / "src"
-APPLETS = "sh ls cat echo id stat readlink sleep mount pwd env true false touch hostname grep tty stty mkdir test kill ps wc ip"
+APPLETS = "sh ls cat echo id stat readlink sleep mount pwd true touch hostname grep tty stty mkdir test kill wc ip"
 
 
 class Lab:
@@ -730,3 +730,76 @@ def _gone(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except OSError:
         return True
+
+
+# --- rarer fields
+
+
+def test_mapped_mount(lab: Lab, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "file").touch()
+    os.chown(source / "file", 1000, 1000)
+    maps = [{"containerID": 1000, "hostID": 5000, "size": 1}, {"containerID": 0, "hostID": 0, "size": 1}]
+    mount = {"destination": "/m", "source": str(source), "options": ["bind", "idmap"]}
+    mounts = [*lab_mounts(), mount | {"uidMappings": maps, "gidMappings": maps}]
+    assert lab.sh("stat -c %u:%g /m/file", mounts=mounts).split() == ["5000:5000"]
+    assert os.stat(source / "file").st_uid == 1000
+
+
+def test_scheduling(lab: Lab) -> None:
+    output = lab.sh(
+        "cat /proc/self/stat; cat /proc/self/personality",
+        process__scheduler={"policy": "SCHED_BATCH", "nice": 7},
+        process__ioPriority={"class": "IOPRIO_CLASS_IDLE"},
+        linux__personality={"domain": "LINUX32"},
+        linux__memoryPolicy={"mode": "MPOL_INTERLEAVE", "nodes": "0"},
+    )
+    fields = output.splitlines()[0].rpartition(")")[2].split()
+    assert fields[16] == "7"  # nice
+    assert fields[38] == "3"  # policy
+    assert output.splitlines()[1] == "00000008"
+
+
+@pytest.mark.parametrize("propagation", ["private", "slave", "rshared", "unbindable"])
+def test_root_propagation(lab: Lab, propagation: str) -> None:
+    mounts = [*lab_mounts(), {"destination": "/t", "type": "tmpfs"}]
+    output = lab.sh("cat /proc/self/mountinfo", linux__rootfsPropagation=propagation, mounts=mounts)
+    line = next(line for line in output.splitlines() if line.split()[4] == "/")
+    words = {"rshared": "shared:", "unbindable": "unbindable"}
+    assert (words.get(propagation, "shared:") in line) == (propagation in words), output
+
+
+def test_without_pivot(lab: Lab) -> None:
+    lab.configure("ls", "/")
+    output = lab("run", "--no-pivot", "-b", str(lab.bundle), lab.id()).stdout
+    assert "bin" in output.split()
+    assert "root" not in output.split()
+
+
+def test_without_any_namespace(lab: Lab) -> None:
+    changes: dict[str, Any] = {"hostname": "", "mounts": [], "linux": {}}
+    assert "bin" in lab.run("ls", "/", **changes).stdout.split()
+    identifier = lab.up(name="d", **changes)
+    assert lab("exec", identifier, "ls", "/").stdout.split() == sorted(os.listdir(lab.rootfs))
+
+
+def test_seccomp_listener_is_handed_over(lab: Lab, tmp_path: Path) -> None:
+    path = str(tmp_path / "agent")
+    found: list[Any] = []
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen()
+        thread = threading.Thread(target=receive_master, args=(listener, found))
+        thread.start()
+        rules = [{"names": ["sethostname"], "action": "SCMP_ACT_NOTIFY"}]
+        seccomp = {"defaultAction": "SCMP_ACT_ALLOW", "listenerPath": path, "listenerMetadata": "m", "syscalls": rules}
+        lab.up(linux__seccomp=seccomp)
+        thread.join(10)
+    text, fds = found[0]
+    message = json.loads(text)
+    assert message["fds"] == ["seccompFd"]
+    assert message["metadata"] == "m"
+    assert message["pid"] == message["state"]["pid"] == lab.state()["pid"]
+    assert "seccomp notify" in os.readlink(f"/proc/self/fd/{fds[0]}")
+    os.close(fds[0])

@@ -36,6 +36,7 @@ from orlop.runtime.mount_options import (
     MS_REMOUNT,
     MS_SHARED,
     MS_SLAVE,
+    MS_UNBINDABLE,
     Attributes,
     Options,
 )
@@ -208,14 +209,20 @@ def root_steps(spec: RuntimeSpec, slots: Layout, path: str | None) -> Iterator[S
     flags = ROOTFS_PROPAGATION.get(name, 0) if name else MS_SLAVE | MS_REC
     if not flags:
         raise InvalidArgument(f"linux.rootfsPropagation: unknown value {name[:64]!r}")
-    # as the other runtimes: first for everything, so that mounts made below have the wanted peers ...
-    yield Step(Propagation(NONE, "/", flags), f"linux.rootfsPropagation ({name or 'rslave'})")
+    # First for everything, so that trees copied from the host keep the peers that are wanted. What is unbindable can't
+    # be copied at all: the root becomes so at the end.
+    first = MS_SLAVE | MS_REC if flags & MS_UNBINDABLE else flags
+    origin = f"linux.rootfsPropagation ({name or 'rslave'})"
+    yield Step(Propagation(NONE, "/", first), origin)
     if flags & MS_SHARED:
-        # ... but what is attached to a shared parent would appear on the host, and pivot_root refuses one
-        yield Step(Propagation(NONE, "/", MS_PRIVATE), f"linux.rootfsPropagation ({name})")
+        # What is attached to a shared parent would appear on the host, and pivot_root refuses one.
+        yield Step(Propagation(NONE, "/", MS_PRIVATE), origin)
     if path is not None:
         yield Step(OpenTree(slots.root, NONE, path, OPEN_TREE_CLONE | AT_RECURSIVE), f"root.path ({path})")
     yield Step(MoveMount(slots.root, NONE, "/"), "root.path")
+    if flags & MS_SHARED:
+        # Nor must the container's own mounts appear there: the root gets peers of its own at the end.
+        yield Step(MountSetattr(slots.root, AT_EMPTY_PATH | AT_RECURSIVE, 0, 0, MS_PRIVATE, NONE), origin)
 
 
 def root_propagation(spec: RuntimeSpec) -> Iterator[Step]:

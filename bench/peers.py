@@ -217,7 +217,7 @@ class Lab:
 
     def daemon(self, name: str) -> int:
         """The pid of a daemon that was started here."""
-        return next(p.pid for p in self._processes if isinstance(p.args, list) and p.args[0] == name)
+        return next(p.pid for p in self._processes if isinstance(p.args, tuple) and p.args[0] == name)
 
     def versions(self) -> list[str]:
         """A line for each peer that is installed."""

@@ -149,7 +149,7 @@ def _help(words: list[str]) -> int:
 def _fail(message: str, code: int) -> int:
     try:
         sys.stdout.flush()
-    except BrokenPipeError:
+    except OSError:  # what can't be printed has been told by now, or nobody listens
         pass
     report(message)
     return code

@@ -13,7 +13,7 @@ def report(message: str) -> None:
     """One line on standard error, after all that was printed before it. Nothing in it can steer a terminal."""
     try:
         sys.stdout.flush()
-    except BrokenPipeError:
+    except OSError:
         pass
     print(f"orlop: {one_line(message)}", file=sys.stderr, flush=True)
 

@@ -8,13 +8,13 @@ could take a container's filter away.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from pathlib import Path
 
 import msgspec
 
 from orlop.seccomp.assemble import VERSION, assemble, flags
+from orlop.spec.digest import sha256_hex
 from orlop.spec.runtime import Seccomp
 
 _MAGIC = b"orlop-seccomp"
@@ -43,7 +43,7 @@ def program(seccomp: Seccomp, directory: Path | str) -> Program:
 
 
 def _key(seccomp: Seccomp) -> str:
-    return hashlib.sha256(VERSION.encode() + b"\0" + msgspec.json.encode(seccomp)).hexdigest()
+    return sha256_hex(VERSION.encode() + b"\0" + msgspec.json.encode(seccomp))
 
 
 def _read(path: str) -> bytes | None:
@@ -62,7 +62,7 @@ def _read(path: str) -> bytes | None:
     fields = head.split(b" ", 2)
     if len(fields) != 3 or fields[0] != _MAGIC or not code or len(code) % 8:
         return None
-    if fields[1] != hashlib.sha256(code).hexdigest().encode():
+    if fields[1] != sha256_hex(code).encode():
         return None
     library = fields[2].rpartition(b" ")[0].rpartition(b" ")[0].decode("utf-8", "surrogateescape")
     return code if _mark(library) == fields[2] else None
@@ -83,7 +83,7 @@ def _write(directory: str, path: str, code: bytes) -> None:
     mark = _mark(libseccomp.path())
     if mark is None:
         return
-    entry = b" ".join((_MAGIC, hashlib.sha256(code).hexdigest().encode(), mark)) + b"\n" + code
+    entry = b" ".join((_MAGIC, sha256_hex(code).encode(), mark)) + b"\n" + code
     temporary = f"{path}.{os.getpid()}.{os.urandom(4).hex()}"
     try:
         os.makedirs(directory, mode=0o700, exist_ok=True)

@@ -5,7 +5,6 @@ The interface and its contract stand in `snapshots.snapshotter`.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ import msgspec
 
 from orlop.metadata.database import Database
 from orlop.metadata.snapshots import COMMITTED, PREPARING, REMOVING, Snapshot, SnapshotRecord, SnapshotTable
+from orlop.spec.digest import sha256_hex
 from orlop.spec.errors import InvalidArgument, ResourceExhausted, os_errors
 from orlop.sys.lock import lock_file, locked, try_lock
 from orlop.sys.tree import measure_tree, remove_tree
@@ -116,7 +116,7 @@ class DirectorySnapshotter:
         with os_errors("lock snapshot"):
             directory = self.root / "locks"
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            path = directory / hashlib.sha256(name.encode()).hexdigest()
+            path = directory / sha256_hex(name.encode())
             fd = lock_file(path, check)
             assert fd is not None
             return Claim(path, fd)

@@ -54,3 +54,12 @@ class Digest(str):
         import hashlib
 
         return hashlib.new(self.algorithm)
+
+
+def sha256_hex(data: bytes) -> str:
+    """The SHA-256 of a small piece of data, in hex, without OpenSSL: that takes longer to load than a start may."""
+    try:
+        from _sha256 import sha256  # type: ignore[import-not-found]
+    except ImportError:  # another Python
+        from hashlib import sha256
+    return str(sha256(data).hexdigest())

@@ -19,6 +19,7 @@ TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",)
 FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "i32": st.integers(-(1 << 31), (1 << 31) - 1),
     "slot": st.integers(-1, 63),
+    "fill": st.integers(-1, 63),
     "u32": st.integers(0, (1 << 32) - 1),
     "i64": st.integers(-(1 << 63), (1 << 63) - 1),
     "u64": st.integers(0, (1 << 64) - 1),

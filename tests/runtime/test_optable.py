@@ -8,7 +8,7 @@ from orlop.runtime.opgen import c_source, python_source
 from orlop.runtime.optable import TABLE
 
 REPOSITORY = Path(__file__).parents[2]
-TYPES = {"i32", "u32", "i64", "u64", "str", "bytes", "strs", "u32s", "slot"}
+TYPES = {"i32", "u32", "i64", "u64", "str", "bytes", "strs", "u32s", "slot", "fill"}
 
 
 def test_numbers_and_names_are_unique() -> None:

@@ -16,7 +16,7 @@ from orlop.spec.errors import InvalidArgument
 
 MAGIC = b"ORLP"
 VERSION = 1
-_NUMERIC = {"i32": "<i", "slot": "<i", "u32": "<I", "i64": "<q", "u64": "<Q"}
+_NUMERIC = {"i32": "<i", "slot": "<i", "fill": "<i", "u32": "<I", "i64": "<q", "u64": "<Q"}
 
 
 def encode(plan: Plan, inherited: int = 0) -> bytes:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
+from orlop.runtime import slots
 from orlop.runtime.encode import encode
 from orlop.runtime.handshake import CLONED, FAILED, GO_ON, MESSAGE_MAX, Handshake, Message, parse_message
 from orlop.runtime.ops import Clone, Execve, FindExec
@@ -55,7 +56,8 @@ def launch_program() -> int:
 
 
 def prepare(plan: Plan, inherited: int = 0) -> int:
-    """A sealed file that holds the encoded plan."""
+    """A sealed file that holds the encoded plan, once it is known that the plan holds together."""
+    slots.check(plan, inherited)
     return sealed("orlop-plan", encode(plan, inherited))
 
 
@@ -73,13 +75,8 @@ def launch(
     """
     control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with control:
-        program, encoded = launch_program(), prepare(plan, len(inherit))
-        try:
-            with theirs:
-                helper = spawn(program, encoded, theirs.fileno(), stdio, inherit)
-        finally:
-            os.close(program)
-            os.close(encoded)
+        with theirs:
+            helper = _start(plan, theirs, stdio, inherit)
         cloned = [helper]
         begin = Handshake() if _clones(plan) else Handshake("cloned", (helper,))
         try:
@@ -89,6 +86,18 @@ def launch(
             raise
     _reap(cloned[:-1])  # they left when they had cloned the next
     return launched
+
+
+def _start(plan: Plan, control: socket.socket, stdio: tuple[int, int, int], inherit: Sequence[int]) -> int:
+    encoded = prepare(plan, len(inherit))
+    try:
+        program = launch_program()
+        try:
+            return spawn(program, encoded, control.fileno(), stdio, inherit)
+        finally:
+            os.close(program)
+    finally:
+        os.close(encoded)
 
 
 def _clones(plan: Plan) -> bool:

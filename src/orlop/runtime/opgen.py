@@ -5,16 +5,16 @@ from __future__ import annotations
 from orlop.runtime.optable import SKIP_DENIED, SKIP_EXISTS, SKIP_MISSING, SKIP_UNSUPPORTED, TABLE, OpDef
 
 _PYTHON = {
-    "i32": "int", "u32": "int", "i64": "int", "u64": "int", "slot": "int", "str": "str", "bytes": "bytes",
-    "strs": "tuple[str, ...]", "u32s": "tuple[int, ...]",
+    "i32": "int", "u32": "int", "i64": "int", "u64": "int", "slot": "int", "fill": "int", "str": "str",
+    "bytes": "bytes", "strs": "tuple[str, ...]", "u32s": "tuple[int, ...]",
 }  # fmt: skip
 _C = {
-    "i32": "int32_t", "u32": "uint32_t", "i64": "int64_t", "u64": "uint64_t", "slot": "int32_t", "str": "const char *",
-    "bytes": "struct bytes", "strs": "char **", "u32s": "struct words",
+    "i32": "int32_t", "u32": "uint32_t", "i64": "int64_t", "u64": "uint64_t", "slot": "int32_t", "fill": "int32_t",
+    "str": "const char *", "bytes": "struct bytes", "strs": "char **", "u32s": "struct words",
 }  # fmt: skip
 _DECODE = {
-    "i32": "take_i32", "u32": "take_u32", "i64": "take_i64", "u64": "take_u64", "slot": "take_i32", "str": "take_str",
-    "bytes": "take_bytes", "strs": "take_strs", "u32s": "take_words",
+    "i32": "take_i32", "u32": "take_u32", "i64": "take_i64", "u64": "take_u64", "slot": "take_i32", "fill": "take_i32",
+    "str": "take_str", "bytes": "take_bytes", "strs": "take_strs", "u32s": "take_words",
 }  # fmt: skip
 
 

@@ -27,14 +27,14 @@ class Close(Op, frozen=True):
 
 
 class Dup(Op, frozen=True):
-    """Make the slot's descriptor the process's fd number `fd`, without close-on-exec."""
+    """Make the slot's descriptor the process's fd number `fd`, without close-on-exec; a descriptor of the helper that has this number gets another."""
 
     slot: int
     fd: int
 
 
 class CloseRange(Op, frozen=True):
-    """close_range(2); flags 4 marks close-on-exec instead."""
+    """close_range(2), always with CLOSE_RANGE_CLOEXEC."""
 
     first: int
     last: int
@@ -79,7 +79,7 @@ class Unshare(Op, frozen=True):
 
 
 class Clone(Op, frozen=True):
-    """Start the next stage in a child with these namespaces (clone3; CLONE_PARENT is added, so the child's parent is the helper's); cgroup: a cgroup v2 directory to start in, or -1. Ends the stage."""
+    """Start the next stage in a child with these namespaces (clone3; CLONE_PARENT is added, so the child's parent is the helper's), which goes on when its pid has been told; cgroup: a cgroup v2 directory to start in, or -1. Ends the stage."""
 
     flags: int
     cgroup: int
@@ -169,7 +169,7 @@ class Chdir(Op, frozen=True):
 
 
 class Umask(Op, frozen=True):
-    """umask(2)."""
+    """The umask of the program and of hooks (022 otherwise); the helper's own operations take modes as they are written."""
 
     mask: int
 
@@ -254,7 +254,7 @@ class Propagation(Op, frozen=True):
 
 
 class Mask(Op, frozen=True):
-    """Hide a path: an empty read-only tmpfs over a directory, a bind of slot `null` over a file; a missing path is right."""
+    """Hide a path: an empty read-only tmpfs over a directory, a bind of slot `null`, which must be the null device, over a file; a missing path is right."""
 
     at: int
     path: str
@@ -262,13 +262,13 @@ class Mask(Op, frozen=True):
 
 
 class PivotRoot(Op, frozen=True):
-    """Make the slot's mount the root and detach the old one."""
+    """Make the slot's mount the root and detach the old one, in this mount namespace alone."""
 
     root: int
 
 
 class MoveRoot(Op, frozen=True):
-    """For a root that can't pivot (an initramfs): move the mount over / and chroot into it."""
+    """For a root that can't pivot (an initramfs): move the mount over / (unless it is there already) and chroot into it."""
 
     root: int
 
@@ -288,7 +288,7 @@ class Copyup(Op, frozen=True):
 
 
 class Umount(Op, frozen=True):
-    """umount2(2)."""
+    """umount2(2); with at >= 0 the last component is not followed."""
 
     at: int
     path: str
@@ -347,7 +347,7 @@ class Ambient(Op, frozen=True):
 
 
 class Prctl(Op, frozen=True):
-    """prctl(2)."""
+    """prctl(2); PR_SET_PDEATHSIG ends the helper when the report pipe shows that its parent is gone already."""
 
     option: int
     arg2: int
@@ -455,13 +455,13 @@ class Exit(Op, frozen=True):
 
 # number in an encoded plan: type, and its fields with their encodings
 CODES: dict[int, tuple[type[Op], tuple[tuple[str, str], ...]]] = {
-    1: (Open, (("slot", "slot"), ("at", "slot"), ("path", "str"), ("flags", "u32"), ("mode", "u32"), ("magic", "u64"),)),
-    2: (Close, (("slot", "slot"),)),
+    1: (Open, (("slot", "fill"), ("at", "slot"), ("path", "str"), ("flags", "u32"), ("mode", "u32"), ("magic", "u64"),)),
+    2: (Close, (("slot", "i32"),)),
     3: (Dup, (("slot", "slot"), ("fd", "i32"),)),
     4: (CloseRange, (("first", "u32"), ("last", "u32"), ("flags", "u32"),)),
-    5: (Socket, (("slot", "slot"), ("domain", "i32"), ("type", "i32"), ("protocol", "i32"),)),
+    5: (Socket, (("slot", "fill"), ("domain", "i32"), ("type", "i32"), ("protocol", "i32"),)),
     6: (SendFd, (("socket", "slot"), ("fd", "slot"), ("text", "bytes"),)),
-    7: (Connect, (("slot", "slot"), ("path", "str"),)),
+    7: (Connect, (("slot", "fill"), ("path", "str"),)),
     10: (Setns, (("slot", "slot"), ("nstype", "u32"),)),
     11: (Unshare, (("flags", "u64"),)),
     12: (Clone, (("flags", "u64"), ("cgroup", "slot"),)),
@@ -479,10 +479,10 @@ CODES: dict[int, tuple[type[Op], tuple[tuple[str, str], ...]]] = {
     36: (Umask, (("mask", "u32"),)),
     37: (Chown, (("slot", "slot"), ("uid", "u32"), ("gid", "u32"),)),
     40: (Mount, (("source", "str"), ("at", "slot"), ("target", "str"), ("fstype", "str"), ("flags", "u64"), ("data", "str"),)),
-    41: (Fsopen, (("slot", "slot"), ("fstype", "str"),)),
+    41: (Fsopen, (("slot", "fill"), ("fstype", "str"),)),
     42: (Fsconfig, (("slot", "slot"), ("command", "u32"), ("key", "str"), ("value", "str"),)),
-    43: (Fsmount, (("slot", "slot"), ("context", "slot"), ("attributes", "u32"),)),
-    44: (OpenTree, (("slot", "slot"), ("at", "slot"), ("path", "str"), ("flags", "u32"),)),
+    43: (Fsmount, (("slot", "fill"), ("context", "slot"), ("attributes", "u32"),)),
+    44: (OpenTree, (("slot", "fill"), ("at", "slot"), ("path", "str"), ("flags", "u32"),)),
     45: (MountSetattr, (("slot", "slot"), ("flags", "u32"), ("set", "u64"), ("clear", "u64"), ("propagation", "u64"), ("userns", "slot"),)),
     46: (MoveMount, (("slot", "slot"), ("at", "slot"), ("target", "str"),)),
     47: (Propagation, (("at", "slot"), ("path", "str"), ("flags", "u64"),)),
@@ -492,7 +492,7 @@ CODES: dict[int, tuple[type[Op], tuple[tuple[str, str], ...]]] = {
     51: (Chroot, (("root", "slot"),)),
     52: (Copyup, (("slot", "slot"), ("at", "slot"), ("path", "str"),)),
     53: (Umount, (("at", "slot"), ("path", "str"), ("flags", "u32"),)),
-    60: (Pty, (("master", "slot"), ("slave", "slot"), ("at", "slot"), ("path", "str"), ("rows", "u32"), ("columns", "u32"), ("uid", "u32"),)),
+    60: (Pty, (("master", "fill"), ("slave", "fill"), ("at", "slot"), ("path", "str"), ("rows", "u32"), ("columns", "u32"), ("uid", "u32"),)),
     61: (Ctty, (("slot", "slot"),)),
     70: (SetIds, (("uid", "u32"), ("gid", "u32"),)),
     71: (Groups, (("gids", "u32s"),)),
@@ -501,7 +501,7 @@ CODES: dict[int, tuple[type[Op], tuple[tuple[str, str], ...]]] = {
     74: (Ambient, (("raise_", "u64"),)),
     75: (Prctl, (("option", "i32"), ("arg2", "u64"), ("arg3", "u64"), ("arg4", "u64"), ("arg5", "u64"),)),
     76: (Rlimit, (("resource", "u32"), ("soft", "u64"), ("hard", "u64"),)),
-    77: (Seccomp, (("flags", "u32"), ("listener", "slot"), ("program", "bytes"),)),
+    77: (Seccomp, (("flags", "u32"), ("listener", "fill"), ("program", "bytes"),)),
     78: (Scheduler, (("policy", "u32"), ("flags", "u64"), ("nice", "i32"), ("priority", "u32"), ("runtime", "u64"), ("deadline", "u64"), ("period", "u64"),)),
     79: (IoPriority, (("value", "u32"),)),
     80: (Affinity, (("cpus", "bytes"),)),

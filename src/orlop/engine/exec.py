@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from orlop.cgroups import apply as cgroups
-from orlop.engine import locks, users
+from orlop.engine import users
 from orlop.engine.bundle import bounding_set
 from orlop.engine.config import ExecConfig
 from orlop.engine.oci_process import exec_process
@@ -22,8 +22,9 @@ from orlop.runtime.plan import Plan
 from orlop.seccomp.cache import program
 from orlop.shim.client import ShimClient
 from orlop.spec.document import decode
-from orlop.spec.errors import FailedPrecondition, NotFound
+from orlop.spec.errors import ContainerExit, FailedPrecondition, InvalidArgument, NotFound
 from orlop.spec.runtime import Process, RuntimeSpec
+from orlop.sys import procfs
 from orlop.sys.inroot import read_in_root
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def _pidfd(container: Container) -> int:
         fd = os.pidfd_open(pid)
     except ProcessLookupError:
         raise FailedPrecondition(f"container {container.name} is not running") from None
-    if locks.start_time(pid) != container.record.pid_start_time:
+    if procfs.start_time(pid) != container.record.pid_start_time:
         os.close(fd)
         raise FailedPrecondition(f"container {container.name} is not running")
     return fd
@@ -132,7 +133,10 @@ def _identity(container: Container, user: str) -> users.Identity:
         passwd, group = (read_in_root(root, name).decode("utf-8", "replace") for name in ("etc/passwd", "etc/group"))
     finally:
         os.close(root)
-    return users.resolve(user, passwd, group)
+    try:
+        return users.resolve(user, passwd, group)
+    except (InvalidArgument, NotFound) as error:
+        raise ContainerExit(str(error), 126) from error
 
 
 def _plan(

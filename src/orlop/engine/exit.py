@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from orlop.engine import lifecycle, locks, settle
 from orlop.engine.decide import restart_delay
 from orlop.engine.records import Container
-from orlop.spec.errors import OrlopError
+from orlop.spec.errors import Aborted, NotFound, OrlopError
 
 if TYPE_CHECKING:
     from orlop.engine.engine import Engine
@@ -63,10 +63,12 @@ def _start_again(engine: Engine, identifier: str) -> bool:
     from orlop.engine.start import start
 
     container = engine.containers.store.get(identifier)
-    if container is None or container.state != lifecycle.RESTARTING:
-        return True  # stopped or removed while this process slept
+    if container is None:
+        return True
     try:
-        start(engine, container, restart_count=container.record.restart_count + 1)
+        start(engine, container, policy=True)
+    except (Aborted, NotFound):
+        return True  # stopped or removed while this process slept
     except OrlopError:
         return False  # the failure stands in the record; the policy decides again
     return True

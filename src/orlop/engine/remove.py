@@ -19,7 +19,7 @@ def remove(engine: Engine, container: Container, force: bool, volumes: bool) -> 
     settled = settle.settled(engine, container, gone_ok=True)
     if settled is None:
         return container
-    if settled.running:
+    if settled.state in (*lifecycle.LIVE, lifecycle.RESTARTING):
         if not force:
             raise FailedPrecondition(
                 f"cannot remove container {settled.name}: it is {settled.state}; stop it first or force the removal"

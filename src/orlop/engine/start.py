@@ -23,7 +23,8 @@ from orlop.runtime.launch import Launched, follow, launch_program, prepare
 from orlop.runtime.plan import Plan
 from orlop.shim.client import ShimClient
 from orlop.shim.spawn import start as start_shim
-from orlop.spec.errors import NotFound, OrlopError, ResourceExhausted, exit_code
+from orlop.spec.errors import Aborted, NotFound, OrlopError, ResourceExhausted, exit_code
+from orlop.sys import procfs
 
 if TYPE_CHECKING:
     from orlop.engine.engine import Engine
@@ -37,24 +38,29 @@ class Started(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def start(
-    engine: Engine, container: Container, attach: bool = False, stdin: bool = False, restart_count: int = 0
+    engine: Engine, container: Container, attach: bool = False, stdin: bool = False, policy: bool = False
 ) -> Started:
-    """Start a container that does not run. On failure everything is undone and the record carries the reason."""
+    """Start a container that does not run. On failure everything is undone and the record carries the reason.
+
+    `policy` says that it is started again by its restart policy, and only if nobody has stopped it meanwhile.
+    """
     with settle.held(engine, container.id) as now:
         container = _present(engine, container, now)
+        if policy and (container.state != lifecycle.RESTARTING or container.record.stopped_by_user):
+            raise Aborted(f"container {container.name} was stopped before it could be started again")
         if container.running and not attach:
             return Started(container=container)
         container = engine.containers.store.change(
             container.id,
             "start",
             owner=locks.this_process(),
-            boot_id=locks.boot_id(),
+            boot_id=procfs.boot_id(),
             cgroup=cgroup_path(container),
             error="",
             exit_code=0,
             oom_killed=False,
             stopped_by_user=False,
-            restart_count=restart_count,
+            restart_count=container.record.restart_count + 1 if policy else 0,
         )
         reached("start.recorded")
         try:
@@ -190,7 +196,7 @@ def _running(engine: Engine, container: Container, pid: int) -> Container:
         "started",
         "start",
         pid=pid,
-        pid_start_time=locks.start_time(pid) or 0,
+        pid_start_time=procfs.start_time(pid) or 0,
         started=time.time(),
         owner=None,
     )

@@ -22,19 +22,40 @@ KILL_PATIENCE = 30.0
 
 def stop(engine: Engine, container: Container, timeout: float | None, signal: str) -> Container:
     """Send the stop signal, wait, then kill. To stop what does not run is no error; a negative time-out never kills."""
-    if container.state == lifecycle.RESTARTING:
-        return engine.containers.store.change(container.id, "exit", stopped_by_user=True, owner=None)
-    if not container.running:
+    if container.state not in (*lifecycle.LIVE, lifecycle.RESTARTING):
         return container
     if timeout is None:
         timeout = float(container.config.stop_timeout if container.config.stop_timeout is not None else DEFAULT_TIMEOUT)
     name = signal or container.config.stop_signal or image_of(engine, container).config.defaults.stop_signal or "TERM"
-    return _end_with(engine, container, parse_signal(name), timeout)
+    return _until_down(engine, container, parse_signal(name), timeout)
+
+
+def _until_down(engine: Engine, container: Container, signal: int, timeout: float) -> Container:
+    """End a container, and once more if its restart policy was faster."""
+    while True:
+        if container.state in (lifecycle.RESTARTING, lifecycle.STARTING):
+            container = _call_off(engine, container)
+        if not container.running:
+            return container
+        ended = _end_with(engine, container, signal, timeout)
+        now = engine.containers.store.get(container.id)
+        if now is None:
+            return ended
+        container = now
+
+
+def _call_off(engine: Engine, container: Container) -> Container:
+    """A restart that is waited for does not happen; a start that is under way is waited for."""
+    with settle.held(engine, container.id) as found:
+        now = _present(container, found)
+        if now.state != lifecycle.RESTARTING:
+            return now
+        return engine.containers.store.change(now.id, "exit", stopped_by_user=True, owner=None)
 
 
 def end(engine: Engine, container: Container) -> Container:
     """Kill a container at once and wait until it is gone."""
-    return _end_with(engine, container, parse_signal("KILL"), KILL_PATIENCE)
+    return _until_down(engine, container, parse_signal("KILL"), KILL_PATIENCE)
 
 
 def _end_with(engine: Engine, container: Container, signal: int, timeout: float) -> Container:

@@ -14,7 +14,8 @@ import pytest
 from orlop.shim import spawn
 from orlop.shim.client import ShimClient
 from orlop.shim.spawn import LogFile, Shim
-from orlop.shim.state import read_start_time, read_state
+from orlop.shim.state import read_state
+from orlop.sys.procfs import start_time
 from orlop.wire import frames
 from orlop.wire.frames import Exit
 
@@ -83,7 +84,7 @@ class Lab:
         return self.until(lambda: read_state(self.directory / name).exit, seconds)
 
     def gone(self, shim: Shim) -> bool:
-        return read_start_time(shim.pid) < 0
+        return start_time(shim.pid) is None
 
     plan = staticmethod(plan)
 

@@ -18,8 +18,9 @@ import pytest
 from orlop.shim import logs
 from orlop.shim.client import ShimClient
 from orlop.shim.spawn import LogFile
-from orlop.shim.state import read_start_time, read_state
+from orlop.shim.state import read_state
 from orlop.spec.errors import FailedPrecondition, Unavailable
+from orlop.sys.procfs import start_time
 from orlop.wire import frames
 from orlop.wire.logline import encode_line
 
@@ -363,7 +364,7 @@ def test_process_of_a_helper_that_was_killed_is_found_and_killed(lab: Lab, tmp_p
     lab.start(f"%echo $$ > {tmp_path}/pid; exec sleep 60")
     assert lab.exit().status == 137
     time.sleep(0.1)
-    assert not (tmp_path / "pid").exists() or read_start_time(int((tmp_path / "pid").read_text())) < 0
+    assert not (tmp_path / "pid").exists() or start_time(int((tmp_path / "pid").read_text())) is None
 
 
 def test_quick_ends_are_never_missed(lab: Lab) -> None:
@@ -441,7 +442,7 @@ def test_killed_shim_takes_the_container_along_and_is_lost(lab: Lab) -> None:
     os.kill(shim.pid, 9)
     lab.until(lambda: not read_state(shim.directory).process)
     assert read_state(shim.directory).reality == "lost"
-    assert read_start_time(pid) < 0
+    assert start_time(pid) is None
     with pytest.raises(Unavailable):
         lab.client()
     lab.start("exit 5")  # nothing of the dead one is in the way

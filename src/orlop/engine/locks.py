@@ -11,6 +11,7 @@ from pathlib import Path
 
 from orlop.engine.records import Owner
 from orlop.spec.errors import DeadlineExceeded, os_errors
+from orlop.sys.procfs import boot_id, start_time
 
 _POLL = 0.01  # seconds
 
@@ -54,19 +55,3 @@ def this_process() -> Owner:
 def alive(owner: Owner | None) -> bool:
     """Whether the process that began an operation still exists."""
     return owner is not None and owner.boot_id == boot_id() and start_time(owner.pid) == owner.start_time
-
-
-def start_time(pid: int) -> int | None:
-    """Clock ticks from boot to the start of a process (proc(5), /proc/PID/stat, field 22), None if there is none."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            fields = file.read().rpartition(b") ")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    return None if fields[0] in (b"Z", b"X") else int(fields[19])
-
-
-def boot_id() -> str:
-    """What tells this boot of the machine from others (random(4))."""
-    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-        return file.read().strip()

@@ -69,9 +69,9 @@ def _check_cpu(limits: Limits) -> None:
         raise InvalidArgument("CPU cfs quota can not be less than 1ms (i.e. 1000)")
     if limits.cpu_shares is not None and limits.cpu_shares < 0:
         raise InvalidArgument(f"invalid value {limits.cpu_shares} for cpu shares: can not be less than 0")
-    for value, name in ((limits.cpuset_cpus, "cpus"), (limits.cpuset_mems, "mems")):
-        if value and not _CPUSET.fullmatch(value):
-            raise InvalidArgument(f"invalid value {value[:64]} for cpuset {name}")
+    for text, name in ((limits.cpuset_cpus, "cpus"), (limits.cpuset_mems, "mems")):
+        if text and not _CPUSET.fullmatch(text):
+            raise InvalidArgument(f"invalid value {text[:64]} for cpuset {name}")
 
 
 def device_rule(text: str) -> DeviceCgroup:

@@ -9,24 +9,8 @@ from orlop.engine.oci_facts import ContainerFacts
 from orlop.seccomp.default import default_profile
 from orlop.spec import capabilities
 from orlop.spec.errors import InvalidArgument, Unimplemented
+from orlop.spec.hidden import MASKED_PATHS, READONLY_PATHS
 from orlop.spec.runtime import Seccomp
-
-# what of the kernel's files tells too much about the host, or could harm it
-MASKED_PATHS = (
-    "/proc/acpi",
-    "/proc/asound",
-    "/proc/interrupts",
-    "/proc/kcore",
-    "/proc/keys",
-    "/proc/latency_stats",
-    "/proc/sched_debug",
-    "/proc/scsi",
-    "/proc/timer_list",
-    "/proc/timer_stats",
-    "/sys/devices/virtual/powercap",
-    "/sys/firmware",
-)
-READONLY_PATHS = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
 
 
 class SecurityOptions(msgspec.Struct, frozen=True, kw_only=True):

@@ -15,6 +15,7 @@ from orlop.engine.records import Container
 from orlop.engine.steps import reached
 from orlop.shim.state import ShimState, read_state
 from orlop.spec.errors import NotFound, OrlopError, from_os
+from orlop.sys import procfs
 
 if TYPE_CHECKING:
     from orlop.engine.engine import Engine
@@ -65,7 +66,7 @@ def _action(engine: Engine, container: Container) -> Action:
     reality = read_state(engine.paths.run(container.id)).reality if container.state in lifecycle.LIVE else "none"
     holds = bool(record.cgroup) and container.state == lifecycle.EXITED
     finished = record.started > 0 and container.config.auto_remove
-    rebooted = bool(record.boot_id) and container.state in lifecycle.LIVE and record.boot_id != locks.boot_id()
+    rebooted = bool(record.boot_id) and container.state in lifecycle.LIVE and record.boot_id != procfs.boot_id()
     return settle_action(container.state, owner_alive, reality, holds, rebooted, finished)
 
 
@@ -123,7 +124,7 @@ def finish(engine: Engine, container: Container) -> Container:
 def _ending(engine: Engine, container: Container, state: ShimState) -> tuple[int, float, str]:
     if state.exit is not None:
         return state.exit.status, state.exit.time_ns / 1e9, container.record.error
-    if container.record.boot_id != locks.boot_id():
+    if container.record.boot_id != procfs.boot_id():
         return 255, time.time(), "the machine was restarted while the container ran"
     if container.state == lifecycle.STARTING and not state.pid:
         return INTERRUPTED_CODE, time.time(), "its start was interrupted: the process that started it was killed"

@@ -16,11 +16,12 @@ from orlop.runtime.facts import Host
 from orlop.runtime.host import probe_host
 from orlop.runtime.launch import launch
 from orlop.runtime.plan import Plan
-from orlop.runtime.state import CONFIG, FIFO, Record, Store, boot_id, start_time
+from orlop.runtime.state import CONFIG, FIFO, Record, Store
 from orlop.runtime.streams import own_streams
 from orlop.spec.document import Document
 from orlop.spec.errors import FailedPrecondition, InvalidArgument, from_os
 from orlop.spec.runtime import Hooks, Linux, RuntimeSpec, State, parse_runtime_spec
+from orlop.sys.procfs import boot_id, start_time
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):

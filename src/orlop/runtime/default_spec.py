@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from orlop.spec.hidden import MASKED_PATHS, READONLY_PATHS
 from orlop.spec.runtime import (
     VERSION,
     Capabilities,
@@ -20,21 +21,6 @@ from orlop.spec.runtime import (
 
 _CAPABILITIES = ("CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE")
 _PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_MASKED = (
-    "/proc/acpi",
-    "/proc/asound",
-    "/proc/interrupts",
-    "/proc/kcore",
-    "/proc/keys",
-    "/proc/latency_stats",
-    "/proc/sched_debug",
-    "/proc/scsi",
-    "/proc/timer_list",
-    "/proc/timer_stats",
-    "/sys/devices/virtual/powercap",
-    "/sys/firmware",
-)
-_READONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
 
 
 def default_spec(rootless: bool = False, uid: int = 0, gid: int = 0) -> RuntimeSpec:
@@ -51,8 +37,8 @@ def default_spec(rootless: bool = False, uid: int = 0, gid: int = 0) -> RuntimeS
             gid_mappings=(IDMapping(container_id=0, host_id=gid, size=1),) if rootless else (),
             resources=None if rootless else Resources(devices=(DeviceCgroup(allow=False, access="rwm"),)),
             namespaces=tuple(Namespace(type=name) for name in namespaces),
-            masked_paths=_MASKED,
-            readonly_paths=_READONLY,
+            masked_paths=MASKED_PATHS,
+            readonly_paths=READONLY_PATHS,
         ),
     )
 

@@ -15,6 +15,7 @@ import msgspec
 from orlop.spec.document import decode
 from orlop.spec.errors import AlreadyExists, InvalidArgument, NotFound, from_os
 from orlop.spec.runtime import RuntimeSpec, State, parse_runtime_spec
+from orlop.sys.procfs import boot_id, start_time
 
 Phase = Literal["creating", "created", "running"]
 Status = Literal["creating", "created", "running", "stopped", "paused"]
@@ -175,19 +176,3 @@ def _waits(pid: int) -> bool:
         return os.readlink(f"/proc/{pid}/exe").startswith(_WAITING)
     except OSError:
         return False
-
-
-def start_time(pid: int) -> int | None:
-    """Clock ticks from boot to the start of a process (proc_pid_stat(5), field 22); None for none, or a zombie."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            fields = file.read().rpartition(b") ")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    return None if fields[0] in (b"Z", b"X") else int(fields[19])
-
-
-def boot_id() -> str:
-    """What tells this boot of the machine from others (random(4))."""
-    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-        return file.read().strip()

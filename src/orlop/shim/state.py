@@ -9,6 +9,7 @@ from typing import Literal
 
 import msgspec
 
+from orlop.sys import procfs
 from orlop.wire.frames import Exit
 
 Reality = Literal["none", "starting", "running", "stopped", "lost"]
@@ -53,7 +54,7 @@ def read_state(directory: Path) -> ShimState:
     # that is missing now will never come.
     alive = is_locked(directory / "lock")
     pid, start_time = _read_pid(directory / "pid")
-    return ShimState(alive, pid, start_time, bool(pid) and read_start_time(pid) == start_time, read_exit(directory))
+    return ShimState(alive, pid, start_time, bool(pid) and procfs.start_time(pid) == start_time, read_exit(directory))
 
 
 def is_locked(path: Path) -> bool:
@@ -77,17 +78,6 @@ def read_exit(directory: Path) -> Exit | None:
     """DIR/exit: `status signal time_ns oom`."""
     fields = _numbers(directory / "exit")
     return Exit(fields[0], fields[1], fields[2], bool(fields[3])) if len(fields) == 4 else None
-
-
-def read_start_time(pid: int) -> int:
-    """Field 22 of /proc/PID/stat; -1 when there is no such process, or only a zombie of it. Counted from the last ")",
-    because field 2, the name, may hold anything."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return -1
-    return -1 if len(fields) < 20 or fields[0] in (b"Z", b"X") else int(fields[19])
 
 
 def _read_pid(path: Path) -> tuple[int, int]:

@@ -170,7 +170,7 @@ def _lines_of(files: list[str]) -> list[str]:
             with open(path, encoding="utf-8") as file:
                 lines += [line.strip("\r\n").lstrip() for line in file]
         except (OSError, UnicodeDecodeError) as error:
-            raise InvalidArgument(f"read {path}: {getattr(error, 'strerror', None) or 'not UTF-8 text'}") from None
+            raise InvalidArgument(f"read {path}: {_why(error)}") from None
     kept = [line for line in lines if line and not line.startswith("#")]
     for line in kept:
         if any(c.isspace() for c in line.partition("=")[0]):
@@ -332,5 +332,8 @@ def _read_seccomp(text: str) -> str:
         with open(path, encoding="utf-8") as file:
             return "seccomp=" + file.read()
     except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8 text"
-        raise UsageError(f"opening seccomp profile ({path}) failed: {reason}") from None
+        raise UsageError(f"opening seccomp profile ({path}) failed: {_why(error)}") from None
+
+
+def _why(error: OSError | UnicodeDecodeError) -> str:
+    return str(error.strerror).lower() if isinstance(error, OSError) else "it is no UTF-8 text"

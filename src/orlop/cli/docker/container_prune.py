@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from orlop.cli.context import Context
 from orlop.cli.docker.confirm import FORCE, agreed
-from orlop.cli.docker.listing import filter_flag
 from orlop.cli.docker.prune_filters import PruneFilter
 from orlop.cli.docker.pruned_text import heading, total
-from orlop.cli.flags import Options, Syntax
+from orlop.cli.flags import Options, Syntax, many
 
 SYNTAX = Syntax(
     "",
     "Remove all stopped containers",
-    (FORCE, filter_flag('Provide filter values (e.g. "until=<timestamp>")')),
+    (FORCE, many("--filter", 'Provide filter values (e.g. "until=<timestamp>")', "filter")),
     most=0,
 )
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from orlop.cli.context import Context
 from orlop.cli.docker.filters import has_label, select
-from orlop.cli.docker.listing import filter_flag
+from orlop.cli.docker.listing import FILTER
 from orlop.cli.flags import Options, Syntax, value
 from orlop.cli.text import one_line
 from orlop.engine.records import Event
@@ -18,7 +18,7 @@ SYNTAX = Syntax(
     "",
     "Get real time events",
     (
-        filter_flag(),
+        FILTER,
         value("--format", "Format output using a custom template: 'json', or a Go template"),
         value("--since", "Show all events created since timestamp"),
         value("--until", "Stream events until this timestamp"),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 
 from orlop.cli.context import Context
-from orlop.cli.docker.container_flags import environment
 from orlop.cli.flags import Options, Syntax, UsageError, many, switch, value
 from orlop.engine.config import ExecConfig
 from orlop.engine.exec import ExecSession
@@ -38,7 +37,7 @@ def main(options: Options, context: Context) -> int:
     name, *command = options.arguments
     config = ExecConfig(
         command=tuple(command),
-        env=environment(options.env_file, options.env),
+        env=_environment(options),
         working_dir=options.workdir,
         user=options.user,
         tty=options.tty,
@@ -54,6 +53,14 @@ def main(options: Options, context: Context) -> int:
         raise ContainerExit(error.message, 126) from error
     finally:
         os.close(null)
+
+
+def _environment(options: Options) -> tuple[str, ...]:
+    if not options.env_file and not options.env:
+        return ()
+    from orlop.cli.docker.container_flags import environment
+
+    return environment(options.env_file, options.env)
 
 
 def _follow(session: ExecSession, options: Options) -> int:

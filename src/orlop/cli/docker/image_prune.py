@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from orlop.cli.context import Context
 from orlop.cli.docker.confirm import FORCE, agreed
-from orlop.cli.docker.listing import filter_flag
 from orlop.cli.docker.prune_filters import PruneFilter
 from orlop.cli.docker.pruned_text import heading, image_lines, total
-from orlop.cli.flags import Options, Syntax, switch
+from orlop.cli.flags import Options, Syntax, many, switch
 
 SYNTAX = Syntax(
     "",
@@ -15,7 +14,7 @@ SYNTAX = Syntax(
     (
         switch("-a --all", "Remove all unused images, not just dangling ones"),
         FORCE,
-        filter_flag('Provide filter values (e.g. "label=<key>")'),
+        many("--filter", 'Provide filter values (e.g. "label=<key>")', "filter"),
     ),
     most=0,
 )

@@ -7,7 +7,7 @@ import time
 
 from orlop.cli.context import Context
 from orlop.cli.docker.filters import Test, has_label, select, truth
-from orlop.cli.docker.listing import FORMAT, Row, filter_flag, show, show_names
+from orlop.cli.docker.listing import FILTER, FORMAT, Row, show, show_names
 from orlop.cli.docker.moments import ago, local, seconds_of
 from orlop.cli.docker.named import NO_TRUNC_HELP
 from orlop.cli.docker.units import human_size
@@ -23,7 +23,7 @@ SYNTAX = Syntax(
     (
         switch("-a --all", "Show all images (default hides intermediate images, of which there are none)"),
         switch("--digests", "Show digests"),
-        filter_flag(),
+        FILTER,
         FORMAT,
         switch("--no-trunc", NO_TRUNC_HELP),
         switch("-q --quiet", "Only show image IDs"),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from orlop.cli.docker.table import layout
-from orlop.cli.flags import Flag, value
+from orlop.cli.flags import many, value
 from orlop.cli.text import lines, one_line
 
 Row = dict[str, Any]  # what a template sees as .Field
@@ -15,11 +15,7 @@ Row = dict[str, Any]  # what a template sees as .Field
 FORMAT = value("--format", "Format output using a custom template: 'table', 'table TEMPLATE', 'json', or a Go template")
 
 
-def filter_flag(help: str = "Filter output based on conditions provided") -> Flag:
-    """-f, --filter."""
-    from orlop.cli.flags import many
-
-    return many("-f --filter", help, "filter")
+FILTER = many("-f --filter", "Filter output based on conditions provided", "filter")
 
 
 def show(rows: Sequence[Row], titles: dict[str, str], columns: Sequence[str], format: str = "") -> None:

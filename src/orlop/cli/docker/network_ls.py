@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from orlop.cli.context import Context
 from orlop.cli.docker.filters import Test, has_label, select, truth
-from orlop.cli.docker.listing import FORMAT, Row, filter_flag, show, show_names
+from orlop.cli.docker.listing import FILTER, FORMAT, Row, show, show_names
 from orlop.cli.docker.moments import rfc3339
 from orlop.cli.docker.named import NO_TRUNC_HELP
 from orlop.cli.docker.networks_shown import PREDEFINED, networks
@@ -15,7 +15,7 @@ from orlop.network.records import Network
 SYNTAX = Syntax(
     "",
     "List networks",
-    (filter_flag(), FORMAT, switch("--no-trunc", NO_TRUNC_HELP), switch("-q --quiet", "Only display network IDs")),
+    (FILTER, FORMAT, switch("--no-trunc", NO_TRUNC_HELP), switch("-q --quiet", "Only display network IDs")),
     most=0,
 )
 TITLES = {

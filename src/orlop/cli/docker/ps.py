@@ -8,7 +8,7 @@ from typing import Any
 
 from orlop.cli.context import Context
 from orlop.cli.docker.command_text import arguments, ellipsis, quoted
-from orlop.cli.docker.listing import FORMAT, Row, filter_flag, show, show_names
+from orlop.cli.docker.listing import FILTER, FORMAT, Row, show, show_names
 from orlop.cli.docker.named import NO_TRUNC_HELP
 from orlop.cli.docker.status import ports_text, state, status
 from orlop.cli.docker.units import human_duration, human_size, parse_integer
@@ -23,7 +23,7 @@ SYNTAX = Syntax(
     "List containers",
     (
         switch("-a --all", "Show all containers (default shows just running)"),
-        filter_flag(),
+        FILTER,
         FORMAT,
         value("-n --last", "Show n last created containers (includes all states)", "-1", "int"),
         switch("-l --latest", "Show the latest created container (includes all states)"),

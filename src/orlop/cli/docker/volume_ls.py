@@ -6,7 +6,7 @@ import re
 
 from orlop.cli.context import Context
 from orlop.cli.docker.filters import Test, has_label, select, truth
-from orlop.cli.docker.listing import FORMAT, Row, filter_flag, show, show_names
+from orlop.cli.docker.listing import FILTER, FORMAT, Row, show, show_names
 from orlop.cli.flags import Options, Syntax, missing, switch
 from orlop.engine.records import Volume
 from orlop.engine.volumes import Volumes
@@ -14,7 +14,7 @@ from orlop.engine.volumes import Volumes
 SYNTAX = Syntax(
     "",
     "List volumes",
-    (filter_flag(), FORMAT, switch("-q --quiet", "Only display volume names"), *missing("--cluster")),
+    (FILTER, FORMAT, switch("-q --quiet", "Only display volume names"), *missing("--cluster")),
     most=0,
 )
 TITLES = {

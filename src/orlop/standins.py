@@ -21,6 +21,8 @@ DEFERRED: dict[str, tuple[str, ...]] = {
     "msgspec._json_schema": ("schema", "schema_components"),  # msgspec.json
     "msgspec.inspect": (),  # msgspec
     "urllib.parse": ("quote_from_bytes",),  # pathlib, for Path.as_uri
+    "fnmatch": (),  # pathlib, for glob
+    "ntpath": (),  # pathlib, for paths of Windows
     "selectors": (),  # socket, for sendfile
 }
 

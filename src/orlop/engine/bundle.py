@@ -16,6 +16,7 @@ from orlop.engine.oci_namespaces import hostname, own_network
 from orlop.engine.records import Container
 from orlop.network import files
 from orlop.network.records import Attachment
+from orlop.runtime.host import bounding_set
 from orlop.seccomp.cache import Program, program
 from orlop.shim.spawn import LogFile
 from orlop.spec.document import encode
@@ -191,12 +192,6 @@ def _shared_hostname(config: ContainerConfig, network: Container | None, host: s
 def _kernel(release: str) -> tuple[int, int]:
     major, minor = release.split(".")[:2]
     return int(major), int("".join(c for c in minor if c.isdigit()) or 0)
-
-
-def bounding_set() -> int:
-    """The mask of capabilities that this process may hand on."""
-    with open("/proc/self/status", encoding="ascii", errors="replace") as file:
-        return next(int(line.split()[1], 16) for line in file if line.startswith("CapBnd:"))
 
 
 def _devices(config: ContainerConfig) -> tuple[HostDevice, ...]:

@@ -102,7 +102,7 @@ class Engine:
     @cached_property
     def cgroups(self) -> CgroupHost:
         """How this machine mounts its cgroup hierarchies."""
-        from orlop.cgroups.apply import probe
+        from orlop.cgroups.probe import probe
 
         return probe()
 

@@ -9,23 +9,20 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from orlop.cgroups import apply as cgroups
+from orlop.cgroups.facts import Group
 from orlop.engine import users
-from orlop.engine.bundle import bounding_set
 from orlop.engine.config import ExecConfig
 from orlop.engine.oci_process import exec_process
 from orlop.engine.records import Container
 from orlop.runtime.compile_exec import ExecRequest, compile_exec
-from orlop.runtime.host import probe_host
+from orlop.runtime.host import bounding_set, probe_host
 from orlop.runtime.launch import follow, launch, launch_program, prepare
 from orlop.runtime.plan import Plan
 from orlop.seccomp.cache import program
-from orlop.shim.client import ShimClient
 from orlop.spec.document import decode
 from orlop.spec.errors import ContainerExit, FailedPrecondition, InvalidArgument, NotFound
 from orlop.spec.runtime import Process, RuntimeSpec
 from orlop.sys import procfs
-from orlop.sys.inroot import read_in_root
 
 if TYPE_CHECKING:
     from orlop.engine.engine import Engine
@@ -100,6 +97,8 @@ def _on_terminal(plan: Plan, pidfd: int) -> ExecSession:
 
 def _detached(engine: Engine, container: Container, plan: Plan, pidfd: int) -> ExecSession:
     """As a child of the shim, which outlives this process and reaps it."""
+    from orlop.shim.client import ShimClient
+
     control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     program_fd, encoded = launch_program(), prepare(plan, inherited=1)
     try:
@@ -128,6 +127,8 @@ def _process(container: Container, spec: RuntimeSpec, config: ExecConfig) -> Pro
 
 def _identity(container: Container, user: str) -> users.Identity:
     """Who `user` is by the files that the container has now. They are resolved beneath its root, not through it."""
+    from orlop.sys.inroot import read_in_root
+
     root = os.open(f"/proc/{container.record.pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         passwd, group = (read_in_root(root, name).decode("utf-8", "replace") for name in ("etc/passwd", "etc/group"))
@@ -148,7 +149,7 @@ def _plan(
         id=container.id,
         pidfd_slot=0,
         seccomp=assembled,
-        cgroup_procs=cgroups.procs_paths(engine.cgroups, container.record.cgroup),
+        cgroup_procs=Group(engine.cgroups, container.record.cgroup).procs_paths,
         terminal=terminal,
         clamp=True,
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import threading
+from _thread import _local  # threading.local, without what else is in threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,7 +26,7 @@ class Database:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._local = threading.local()
+        self._local = _local()
 
     def read(self, sql: str, arguments: Sequence[Any] = ()) -> list[sqlite3.Row]:
         """The rows of one query, each a `sqlite3.Row` (by index and by column name)."""

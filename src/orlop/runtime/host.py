@@ -37,7 +37,7 @@ def probe_host() -> Host:
         return Host(
             kernel=kernel_version(os.uname().release),
             uid=os.geteuid(),
-            bounding=_bounding_set(_read("/proc/self/status")),
+            bounding=bounding_set(),
             last_capability=int(_read("/proc/sys/kernel/cap_last_cap")),
             cgroups=_control_groups(),
             security_modules=_security_modules(),
@@ -72,8 +72,9 @@ def _read(path: str) -> str:
         return file.read()
 
 
-def _bounding_set(status: str) -> int:
-    return next(int(line.split()[1], 16) for line in status.splitlines() if line.startswith("CapBnd:"))
+def bounding_set() -> int:
+    """The capabilities that this process could ever have, as a mask."""
+    return next(int(line.split()[1], 16) for line in _read("/proc/self/status").splitlines() if line[:7] == "CapBnd:")
 
 
 def _control_groups() -> CgroupHost:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import threading
+from _thread import get_ident
 from pathlib import Path
 
 
@@ -26,7 +26,7 @@ def write_all(fd: int, data: bytes | memoryview) -> None:
 def replace_file(path: Path, data: bytes, mode: int = 0o644) -> None:
     """Put `data` under `path` atomically and durably: the new file stands beside the old one, under a name of this
     thread's own, until it is whole."""
-    new = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
+    new = path.with_name(f".{path.name}.{os.getpid()}.{get_ident()}")
     fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
     try:
         try:

@@ -63,6 +63,8 @@ class Context:
         self.log: str = options.log
         self.format: str = options.log_format
         self.debug: bool = options.debug
+        if self.log:
+            _check_log(self.log)
         if options.systemd_cgroup:
             raise Unimplemented("--systemd-cgroup: control groups made by systemd are not implemented yet")
         if options.rootless not in ("auto", "false"):
@@ -161,6 +163,15 @@ def _fail(message: str, log: str, format_: str, debug: str) -> int:
     if log:
         _write_log(log, format_, "error", message)
     return 1
+
+
+def _check_log(path: str) -> None:
+    """Whoever reads the log must not wait for messages that can't be written."""
+    try:
+        with open(path, "a", encoding="utf-8"):
+            pass
+    except OSError as error:
+        raise InvalidArgument(f"--log: cannot write {path}: {(error.strerror or 'error').lower()}") from None
 
 
 def _write_log(path: str, format_: str, level: str, message: str) -> None:

@@ -303,7 +303,8 @@ def _file_system(c: _Context) -> Iterator[Step]:
         yield Step(Open(c.slots.root, NONE, c.root_path, O_PATH, 0, 0), f"root.path ({c.root_path})")
         yield from console_steps(c.process, c.slots, c.request.terminal, c.request.console_slot, mounts=False)
         return
-    yield from compile_mounts.root_steps(c.spec, c.slots, None if c.user_namespace else c.root_path)
+    path = None if c.user_namespace else c.root_path
+    yield from compile_mounts.root_steps(c.spec, c.slots, path, _root_target(c))
     for item in c.mounts:
         if item.control_groups:
             yield from _cgroup_mount(c, item)
@@ -314,6 +315,12 @@ def _file_system(c: _Context) -> Iterator[Step]:
     yield from console_steps(c.process, c.slots, c.request.terminal, c.request.console_slot, mounts=True)
     if clean(c.process.cwd) != "/":
         yield Step(Mkdir(c.slots.root, clean(c.process.cwd), 0o755, 0, 0), f"process.cwd ({c.process.cwd})")
+
+
+def _root_target(c: _Context) -> str:
+    """The root's own path, but in a user namespace only where a hook wants it: it may be out of reach there."""
+    hooked = c.spec.hooks is not None and bool(c.spec.hooks.create_container)
+    return c.root_path if c.root_path is not None and (hooked or not c.user_namespace) else "/"
 
 
 def _shared_root(c: _Context) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from orlop.runtime.compile_devices import check_devices
 from orlop.runtime.compile_process import check_process
 from orlop.runtime.compile_schedule import memory_policy, personality
-from orlop.runtime.compile_sysctl import check_sysctls
+from orlop.runtime.compile_sysctl import check_sysctls, path_of
 from orlop.runtime.facts import Host
 from orlop.runtime.namespaces import Namespaces, namespaces
 from orlop.spec.errors import FailedPrecondition, InvalidArgument, Unimplemented
@@ -64,6 +64,8 @@ def _check_namespaces(spec: RuntimeSpec, linux: Linux, found: Namespaces) -> Non
     for name, value in (("hostname", spec.hostname), ("domainname", spec.domainname)):
         if value and "uts" not in found:
             raise InvalidArgument(f"{name}: would change the host without a uts namespace of the container")
+        if name == "domainname" and value and any(path_of(key) == "kernel/domainname" for key in linux.sysctl):
+            raise InvalidArgument("domainname: is set by linux.sysctl too")
         if len(value.encode()) > _NAME_MAX or "\0" in value:
             raise InvalidArgument(f"{name}: {value[:80]!r} is longer than {_NAME_MAX} bytes or has a NUL in it")
     if "mount" not in found:

@@ -1,8 +1,7 @@
 """The root file system and what is mounted in it (config.md, "Mounts"; config-linux.md). Pure.
 
 Nothing is ever attached where the host could see it: trees are copied detached (open_tree), and attached beneath the
-root's own descriptor, in which every target is looked up so that no link leads out of it. The root itself is put over
-`/` of the new mount namespace, whose propagation is known, and becomes the root there.
+root's own descriptor, in which every target is looked up so that no link leads out of it.
 """
 
 from __future__ import annotations
@@ -202,8 +201,12 @@ def _clone_flags(item: Prepared) -> int:
 ROOTFS_PROPAGATION: dict[str, int] = mount_options.PROPAGATION
 
 
-def root_steps(spec: RuntimeSpec, slots: Layout, path: str | None) -> Iterator[Step]:
-    """Take the root file system, from `path` or as it was handed in, into the new mount namespace."""
+def root_steps(spec: RuntimeSpec, slots: Layout, path: str | None, target: str) -> Iterator[Step]:
+    """Take the root file system, from `path` or as it was handed in, into the new mount namespace.
+
+    `target` is where it is attached: its own path, so that hooks find there what has been mounted; or `/`, the one
+    place that is always reached, and whose propagation is always known.
+    """
     assert spec.linux is not None
     name = spec.linux.rootfs_propagation
     flags = ROOTFS_PROPAGATION.get(name, 0) if name else MS_SLAVE | MS_REC
@@ -219,7 +222,7 @@ def root_steps(spec: RuntimeSpec, slots: Layout, path: str | None) -> Iterator[S
         yield Step(Propagation(NONE, "/", MS_PRIVATE), origin)
     if path is not None:
         yield Step(OpenTree(slots.root, NONE, path, OPEN_TREE_CLONE | AT_RECURSIVE), f"root.path ({path})")
-    yield Step(MoveMount(slots.root, NONE, "/"), "root.path")
+    yield Step(MoveMount(slots.root, NONE, "/" if flags & MS_SHARED else target), "root.path")
     if flags & MS_SHARED:
         # Nor must the container's own mounts appear there: the root gets peers of its own at the end.
         yield Step(MountSetattr(slots.root, AT_EMPTY_PATH | AT_RECURSIVE, 0, 0, MS_PRIVATE, NONE), origin)

@@ -13,6 +13,7 @@ from orlop.runtime import hooks, idmaps
 from orlop.runtime.compile import CreateRequest, Terminal, compile_create
 from orlop.runtime.compile_process import Filter, available, ungranted
 from orlop.runtime.facts import Host
+from orlop.runtime.home import with_home
 from orlop.runtime.host import probe_host
 from orlop.runtime.launch import launch
 from orlop.runtime.plan import Plan
@@ -89,10 +90,10 @@ def create(store: Store, options: Options) -> Record:
     """Make the container. Of a failure nothing is left; its poststop hooks have run if its process ever was."""
     document = read_bundle(options.bundle)
     spec, host = document.value, probe_host()
-    if options.environment and spec.process is not None:
-        process = msgspec.structs.replace(spec.process, env=spec.process.env + options.environment)
-        spec = msgspec.structs.replace(spec, process=process)
     record = _new_record(spec, options)
+    if spec.process is not None:
+        process = msgspec.structs.replace(spec.process, env=spec.process.env + options.environment)
+        spec = msgspec.structs.replace(spec, process=with_home(process, record.rootfs))
     making = _Making(store, options, spec, host, record)
     # whatever is wrong in the configuration shows before anything is made
     making.compile(dry=True)

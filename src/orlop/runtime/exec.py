@@ -13,6 +13,7 @@ from orlop.runtime.compile_console import Terminal
 from orlop.runtime.compile_exec import ExecRequest, compile_exec
 from orlop.runtime.compile_process import Filter
 from orlop.runtime.facts import Host
+from orlop.runtime.home import with_home
 from orlop.runtime.host import probe_host
 from orlop.runtime.launch import launch
 from orlop.runtime.state import Record, Store, state, status
@@ -34,6 +35,7 @@ def execute(store: Store, record: Record, spec: RuntimeSpec, process: Process, o
     """Start `process`, a child of this one; its pid once its program runs."""
     host = probe_host()
     _check_running(record, host, options.ignore_paused)
+    process = with_home(process, f"/proc/{record.init_process_pid}/root")
     linux = spec.linux or Linux()
     pidfd = _hold(record)
     mine = [pidfd]

@@ -33,7 +33,9 @@ def _run(hook: Hook, where: str, state: bytes) -> None:
     try:
         os.write(stdin, state)
         os.lseek(stdin, 0, os.SEEK_SET)
-        environment = dict(entry.split("=", 1) for entry in hook.env if "=" in entry)
+        # without an environment of its own a hook gets the runtime's, as with the other runtimes
+        own = dict(entry.split("=", 1) for entry in hook.env if "=" in entry)
+        environment = own if hook.env else dict(os.environ)
         actions = [(os.POSIX_SPAWN_DUP2, stdin, 0)]
         # Signals that this process holds back while it starts a container must reach a hook.
         pid = os.posix_spawn(

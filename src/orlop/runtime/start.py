@@ -31,16 +31,16 @@ def start(store: Store, identifier: str) -> None:
 
 
 def after_start(store: Store, record: Record) -> None:
-    """Run the poststart hooks. One that fails ends the container (runtime.md, step 10)."""
+    """Run the poststart hooks. One that fails ends the container, which is then destroyed (runtime.md, step 10)."""
     spec = store.spec(record.id)
     if spec.hooks is None or not spec.hooks.poststart:
         return
     try:
         hooks.run_hooks(spec.hooks.poststart, "hooks.poststart", state(record))
     except BaseException:
-        from orlop.runtime.kill import kill_all
+        from orlop.runtime.delete import destroy
 
-        kill_all(record)
+        destroy(store, record, spec)
         raise
 
 

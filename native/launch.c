@@ -95,7 +95,9 @@ static int put(int slot, int fd) { /* takes over fd */
   slots[slot] = fd;
   return 0;
 }
-/* An operation whose slot was left empty by a skipped one does nothing. */
+/* An operation whose slot was left empty by a skipped one does nothing; but where that would leave the program outside
+ * of what it is to be in, it fails. */
+#define MUST(slot) do { if (slot_fd(slot) < 0) { absent = 0; return -EBADF; } } while (0)
 #define NEED(slot) do { if (!slot_ok(slot)) return -EBADMSG; if (slots[slot] < 0) return 0; } while (0)
 
 static int done(long result) { return result < 0 ? -errno : 0; }
@@ -170,8 +172,17 @@ static int on_magic(int fd, uint64_t magic) {
   return -EXDEV;
 }
 
+/* In a plan, O_* are x86-64's; arm64 has some of them elsewhere. */
+static uint32_t native(uint32_t flags) {
+#ifdef __aarch64__
+  const uint32_t differ = 040000 | 0200000 | 0400000;
+  return (flags & ~differ) | (flags & 040000 ? O_DIRECT : 0) | (flags & 0200000 ? O_DIRECTORY : 0) | (flags & 0400000 ? O_NOFOLLOW : 0);
+#else
+  return flags;
+#endif
+}
 static int op_Open(const struct Open *a) {
-  int fd = resolve(a->at, a->path, a->flags, a->mode), e;
+  int fd = resolve(a->at, a->path, native(a->flags), a->mode), e;
   if (fd >= 0 && (e = on_magic(fd, a->magic))) { close(fd); return e; }
   return put(a->slot, fd);
 }
@@ -209,7 +220,7 @@ static int op_Connect(const struct Connect *a) {
 
 /* ---- namespaces and processes */
 
-static int op_Setns(const struct Setns *a) { NEED(a->slot); return done(setns(slots[a->slot], (int)a->nstype)); }
+static int op_Setns(const struct Setns *a) { MUST(a->slot); return done(setns(slots[a->slot], (int)a->nstype)); }
 static int op_Unshare(const struct Unshare *a) { return done(unshare((int)a->flags)); }
 static int op_Setsid(const struct Setsid *a) { (void)a; return getsid(0) == getpid() ? 0 : done(setsid()); }
 static int op_Keyring(const struct Keyring *a) { return done(syscall(SYS_keyctl, 1 /* KEYCTL_JOIN_SESSION_KEYRING */, a->name)); }
@@ -221,7 +232,7 @@ static int op_Clone(const struct Clone *a) {
   struct clone_arguments c = {.flags = a->flags | CLONE_PARENT};
   int told[2], child;
   char text[16];
-  if (slot_ok(a->cgroup)) { NEED(a->cgroup); c.flags |= 0x200000000ULL /* CLONE_INTO_CGROUP */; c.cgroup = (uint64_t)slots[a->cgroup]; }
+  if (slot_ok(a->cgroup)) { MUST(a->cgroup); c.flags |= 0x200000000ULL /* CLONE_INTO_CGROUP */; c.cgroup = (uint64_t)slots[a->cgroup]; }
   if (pipe2(told, O_CLOEXEC)) return -errno;
   /* With CLONE_PARENT the child's exit signal is the caller's own. */
   long pid = syscall(SYS_clone3, &c, sizeof c);
@@ -312,7 +323,7 @@ static int op_Symlink(const struct Symlink *a) {
 }
 static int op_WriteFile(const struct WriteFile *a) {
   /* What must be a kernel's file, yet is a fifo or a terminal, must not make the helper wait or get it a terminal. */
-  int fd = resolve(a->at, a->path, O_WRONLY | a->flags | (a->magic ? O_NONBLOCK | O_NOCTTY : 0), 0644);
+  int fd = resolve(a->at, a->path, O_WRONLY | native(a->flags) | (a->magic ? O_NONBLOCK | O_NOCTTY : 0), 0644);
   if (fd < 0) return -errno;
   int e = on_magic(fd, a->magic);
   if (!e) {
@@ -441,7 +452,7 @@ static int op_Mask(const struct Mask *a) {
   return e;
 }
 static int op_PivotRoot(const struct PivotRoot *a) {
-  NEED(a->root);
+  MUST(a->root);
   /* pivot_root(".", ".") puts the old root on top of the new one, from where it is detached: no directory needed. It
    * becomes a slave first, whatever the plan made of it: the detaching must never reach the host. */
   int old = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
@@ -451,12 +462,12 @@ static int op_PivotRoot(const struct PivotRoot *a) {
   return close(old);
 }
 static int op_MoveRoot(const struct MoveRoot *a) {
-  NEED(a->root);
+  MUST(a->root);
   if (fchdir(slots[a->root]) || (mount(".", "/", NULL, MS_MOVE, NULL) && errno != ELOOP /* it is over / already */)) return -errno;
   return chroot(".") || chdir("/") ? -errno : !(pivoted = 1);
 }
 static int op_Chroot(const struct Chroot *a) {
-  NEED(a->root);
+  MUST(a->root);
   return fchdir(slots[a->root]) || chroot(".") || chdir("/") ? -errno : !(pivoted = 1);
 }
 static int op_Umount(const struct Umount *a) {

@@ -19,6 +19,7 @@ from orlop.runtime.launch import LaunchFailed
 from orlop.runtime.ops import (
     AwaitStart,
     Chdir,
+    Chroot,
     Clone,
     Close,
     CloseRange,
@@ -32,6 +33,7 @@ from orlop.runtime.ops import (
     Mkdir,
     Mount,
     MoveMount,
+    MoveRoot,
     Open,
     OpenTree,
     PivotRoot,
@@ -376,11 +378,17 @@ def test_what_a_skipped_operation_did_not_bring_is_not_used(helper, tmp_path):
         OpenTree(6, 5, "", 0x1000),
         MoveMount(6, -1, "/"),
         Fsmount(7, 5, 0),
-        Setns(5, 0),
         Dup(5, 3),
         helper.sh("ls /proc/self/fd"),
     ]
     assert helper.run(steps).output.split() == ["0", "1", "2", "3"]
+
+
+@pytest.mark.parametrize("op", [Setns(5, 0), Clone(0, 5), PivotRoot(5), MoveRoot(5), Chroot(5)])
+def test_what_confines_the_program_is_never_left_out(helper, op):
+    missing = Step(Open(5, -1, "/none", O_PATH, 0, 0), "", SKIP_MISSING)
+    with pytest.raises(LaunchFailed, match="EBADF"):
+        helper.run([missing, Step(op, "", SKIP_MISSING | SKIP_DENIED | SKIP_UNSUPPORTED), helper.sh("true")])
 
 
 # --- programs

@@ -15,7 +15,10 @@ either, except by Chdir, FindExec and Execve. Missing parents are made where a l
 
 **Optional operations.** Every operation has a bit mask of failures that do not count (`skip`): SKIP_MISSING for ENOENT
 and ENOTDIR, SKIP_DENIED for EPERM and EACCES, SKIP_UNSUPPORTED for ENOSYS, EOPNOTSUPP and EINVAL, SKIP_EXISTS for
-EEXIST. An operation that is skipped leaves its result slot as it was; one that reads an empty slot does nothing.
+EEXIST. An operation that is skipped leaves its result slot as it was; one that reads an empty slot does nothing,
+except that Setns, Clone, PivotRoot, MoveRoot and Chroot then fail: the program would be where it must not be.
+
+**Numbers.** Flags and other constants are those of x86-64; the helper translates where arm64's differ (O_*).
 
 Field types: `i32 u32 i64 u64` little endian; `str` and `bytes` a u32 length, then the bytes (a str is followed by a
 NUL that the length does not count); `strs` a u32 count, then that many str; `u32s` a u32 count, then the numbers;

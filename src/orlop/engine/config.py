@@ -5,7 +5,7 @@ input into one, and nothing below them sees a flag. It is stored with the contai
 except through `update` and `rename`.
 """
 
-from __future__ import annotations
+# No `from __future__ import annotations`: what msgspec decodes into it would have to compile at every start.
 
 import msgspec
 

@@ -1,6 +1,6 @@
 """What the engine remembers of a container, a volume and an event: frozen, stored as JSON in the database."""
 
-from __future__ import annotations
+# No `from __future__ import annotations`: what msgspec decodes into it would have to compile at every start.
 
 import msgspec
 

@@ -4,7 +4,7 @@ Addresses are text in their canonical form; one with a prefix length (`10.88.0.2
 record stands in the database, an attachment's in the state directory for as long as the kernel has what it describes.
 """
 
-from __future__ import annotations
+# No `from __future__ import annotations`: what msgspec decodes into it would have to compile at every start.
 
 from collections.abc import Sequence
 from typing import Protocol

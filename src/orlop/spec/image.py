@@ -3,7 +3,7 @@
 Field names are the specification's, in snake case. Absent fields are None or empty, and are left out on encoding.
 """
 
-from __future__ import annotations
+# No `from __future__ import annotations`: what msgspec decodes into it would have to compile at every start.
 
 import re
 from typing import Any

@@ -5,7 +5,7 @@ gives absence and emptiness one meaning. Sections for other systems (`solaris`, 
 are kept as plain JSON so that they can be refused by name.
 """
 
-from __future__ import annotations
+# No `from __future__ import annotations`: what msgspec decodes into it would have to compile at every start.
 
 from typing import Any, Literal
 

@@ -85,7 +85,7 @@ def _process(options: Options, spec: RuntimeSpec) -> Process:
     changes: dict[str, object] = {
         "args": options.arguments[1:],
         "terminal": options.tty,
-        "env": process.env + tuple(options.env),
+        "env": _environment(process.env, tuple(options.env)),
         "user": _user(options, process.user),
         "no_new_privileges": process.no_new_privileges or options.no_new_privs,
     }
@@ -95,6 +95,12 @@ def _process(options: Options, spec: RuntimeSpec) -> Process:
     if options.cap:
         changes["capabilities"] = _capabilities(process.capabilities or Capabilities(), tuple(options.cap))
     return msgspec.structs.replace(process, **changes)
+
+
+def _environment(old: tuple[str, ...], added: tuple[str, ...]) -> tuple[str, ...]:
+    """The added variables take the place of old ones with the same name."""
+    names = {entry.partition("=")[0] for entry in added}
+    return tuple(entry for entry in old if entry.partition("=")[0] not in names) + added
 
 
 def _from_file(path: str) -> Process:

@@ -64,8 +64,12 @@ def _check_namespaces(spec: RuntimeSpec, linux: Linux, found: Namespaces) -> Non
     for name, value in (("hostname", spec.hostname), ("domainname", spec.domainname)):
         if value and "uts" not in found:
             raise InvalidArgument(f"{name}: would change the host without a uts namespace of the container")
-        if name == "domainname" and value and any(path_of(key) == "kernel/domainname" for key in linux.sysctl):
-            raise InvalidArgument("domainname: is set by linux.sysctl too")
+        if (
+            name == "domainname"
+            and value
+            and any(path_of(key) == "kernel/domainname" and other != value for key, other in linux.sysctl.items())
+        ):
+            raise InvalidArgument("domainname: linux.sysctl sets another one")
         if len(value.encode()) > _NAME_MAX or "\0" in value:
             raise InvalidArgument(f"{name}: {value[:80]!r} is longer than {_NAME_MAX} bytes or has a NUL in it")
     if "mount" not in found:

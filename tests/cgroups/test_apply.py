@@ -90,7 +90,8 @@ def test_making_and_limiting_takes_less_than_a_millisecond(host: CgroupHost, pat
         apply.create(host, f"{path}/{number}", LIMITS)
         times.append(time.perf_counter() - start)
     apply.remove(host, path)
-    assert sorted(times)[4] < 0.0015  # 0.45 ms on an idle machine; others may be at work on this one
+    emulated = 30 if "ORLOP_QEMU" in os.environ else 1
+    assert sorted(times)[4] < 0.0015 * emulated  # 0.45 ms on an idle machine; others may be at work on this one
 
 
 def test_a_process_is_in_every_hierarchy(any_host: CgroupHost, path: str, spawn: Spawn) -> None:

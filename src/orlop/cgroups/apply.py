@@ -94,7 +94,10 @@ def attach(host: CgroupHost, path: str, pid: int) -> None:
         try:
             write_file(file, str(pid))
         except OSError as error:
-            raise _explain(error, f"cannot put process {pid} into cgroup {file}") from error
+            what = f"cannot put process {pid} into cgroup {file}"
+            if error.errno == errno.EBUSY:
+                raise FailedPrecondition(f"{what}: it hands controllers to groups below it") from error
+            raise _explain(error, what) from error
 
 
 def remove(host: CgroupHost, path: str, patience: float = _REMOVAL) -> None:
@@ -163,21 +166,9 @@ def _check_unused(directory: str) -> None:
 
 
 def _enable(host: CgroupHost, path: str) -> None:
-    """Hand the controllers of the v2 root down to the group (cgroup-v2, "Enabling and Disabling")."""
-    wanted = host.controllers - {"devices", "freezer", "unified"}
-    parents = [""]
-    for part in path.strip("/").split("/")[:-1]:
-        parents.append(f"{parents[-1]}/{part}")
-    for parent in parents:
-        file = f"{host.unified}{parent}/cgroup.subtree_control"
-        missing = wanted - set(read(file).split())
-        for name in sorted(missing):
-            try:
-                write_file(file, f"+{name}")
-            except OSError:
-                # not every controller can be handed on (cpu with realtime processes, ...); a limit that needs it
-                # fails with its own name
-                pass
+    from orlop.cgroups.delegation import enable  # v1 has no such thing
+
+    enable(host, path)
 
 
 # --- limiting
@@ -204,7 +195,7 @@ def _apply(group: Group, write: Write, may_postpone: bool) -> bool:
             return _apply(group, write.alternative, may_postpone)
         if write.optional:
             return True
-        raise FailedPrecondition(f"{write.origin}: this kernel or cgroup has no {write.file}") from error
+        raise FailedPrecondition(f"{write.origin}: {_missing(group, write)}") from error
     except OSError as error:
         if may_postpone and error.errno in (errno.EINVAL, errno.EBUSY):
             return False
@@ -217,6 +208,16 @@ def _check_guard(group: Group, write: Write) -> None:
         used = int(read(f"{group.directory(write.controller)}/{write.guard}"))
         if used > int(write.value):
             raise InvalidArgument(f"{write.origin}: {write.value} is less than the {used} in use")
+
+
+def _missing(group: Group, write: Write) -> str:
+    """Why there is no such file."""
+    reason = ""
+    if group.host.mode == "v2":
+        from orlop.cgroups.delegation import lacking
+
+        reason = lacking(group.host, group.path, write.controller)
+    return reason or f"this kernel or cgroup has no {write.file}"
 
 
 # what the kernel means with an error on a control file

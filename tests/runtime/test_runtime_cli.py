@@ -264,11 +264,8 @@ def test_a_path_that_is_no_namespace_is_refused(lab: Lab) -> None:
     assert "linux.namespaces (uts at /etc/passwd)" in done.stderr
 
 
-def test_user_namespace_with_several_ranges(lab: Lab, tmp_path: Path) -> None:
-    tmp_path.chmod(0o711)
-    for parent in tmp_path.parents:
-        if os.stat(parent).st_mode & 0o001 == 0:
-            pytest.skip(f"{parent} is closed to others")
+def test_user_namespace_with_several_ranges(lab: Lab) -> None:
+    """Its root need not be able to reach the bundle."""
     os.chown(lab.rootfs, 100000, 100000)
     maps = [{"containerID": 0, "hostID": 100000, "size": 1000}, {"containerID": 1000, "hostID": 200000, "size": 10}]
     names = ("pid", "ipc", "uts", "mount", "cgroup", "network", "user")
@@ -656,7 +653,7 @@ def test_exec_from_a_file_detached_with_a_pid_file(lab: Lab, tmp_path: Path) -> 
     wait_for(lambda: not Path(f"/proc/{pid}").exists() or "Z" in Path(f"/proc/{pid}/stat").read_text())
 
 
-def test_exec_in_a_user_namespace(lab: Lab, tmp_path: Path) -> None:
+def test_exec_in_a_user_namespace(lab: Lab) -> None:
     names = ("pid", "ipc", "uts", "mount", "cgroup", "network", "user")
     maps = [{"containerID": 0, "hostID": 100000, "size": 65536}]
     os.chown(lab.rootfs, 100000, 100000)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from tests.harness import lab, orlop, registry, store  # noqa: F401
+from tests.pulls import filled, fresh, source  # noqa: F401
 
 _WHOLE = tuple(Path(__file__).parent / name for name in ("real", "crash", "bad"))
 

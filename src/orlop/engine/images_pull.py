@@ -12,7 +12,7 @@ from orlop.engine.images_record import enter, record_of
 from orlop.engine.progress import Progress, Watcher
 from orlop.engine.unpack import Fetch, Unpacker, plan
 from orlop.metadata.images import ImageRecord, ImageRow
-from orlop.metadata.leases import CONTENT, Lease, hold
+from orlop.metadata.leases import CONTENT, Lease, abandoned, hold
 from orlop.spec.image import Descriptor
 from orlop.spec.reference import Reference
 
@@ -42,6 +42,8 @@ def pull(
         record = record_of(found, size, documents, images.content, remote=True)
         name = str(reference) if not reference.digest else f"{reference.name}@{reference.digest}"
         enter(images.database, images.content, images.namespace, [name], record, "pull")
+    if abandoned(images.database):  # layers that a killed pull has unpacked may be as large as an image
+        images.collect()
     return ImageRow(images.namespace, name, record)
 
 

@@ -56,10 +56,18 @@ def hold(database: Database, lifetime: float = LIFETIME) -> Iterator[Lease]:
     lease.end()
 
 
+def abandoned(database: Database) -> bool:
+    """Whether a process ended without ending its leases: what it was at is then for the garbage collector."""
+    return bool(_dead(database.read("SELECT DISTINCT owner FROM leases")))
+
+
+def _dead(rows: list[sqlite3.Row]) -> list[int]:
+    return [row[0] for row in rows if owner_of(row[0] & ((1 << _PID_BITS) - 1)) != row[0]]
+
+
 def drop_dead(connection: sqlite3.Connection) -> None:
     """Delete leases that have expired or whose process is gone."""
-    rows = connection.execute("SELECT DISTINCT owner FROM leases").fetchall()
-    dead = [row[0] for row in rows if owner_of(row[0] & ((1 << _PID_BITS) - 1)) != row[0]]
+    dead = _dead(connection.execute("SELECT DISTINCT owner FROM leases").fetchall())
     connection.executemany("DELETE FROM leases WHERE owner = ?", [(owner,) for owner in dead])
     connection.execute("DELETE FROM leases WHERE expires < ?", (time.time(),))
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
+
+from orlop.spec.errors import PermissionDenied
 
 if TYPE_CHECKING:
     from orlop.engine.engine import Engine
@@ -22,6 +25,8 @@ class Context:
     def engine(self) -> Engine:
         """The engine of this command; opened once."""
         if self._engine is None:
+            if os.geteuid() != 0:
+                raise PermissionDenied("orlop needs root: rootless containers are not implemented yet")
             from orlop.engine.engine import Engine
 
             self._engine = Engine(self.root, self.state, self.namespace)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
-
 from orlop.cli.context import Context
-from orlop.cli.flags import Options, Syntax, UsageError, switch, value
+from orlop.cli.docker.terminal import check_terminal
+from orlop.cli.flags import Options, Syntax, switch, value
 from orlop.spec.errors import FailedPrecondition
 
 SYNTAX = Syntax(
@@ -31,6 +30,5 @@ def main(options: Options, context: Context) -> int:
     if container.state == "paused":
         raise FailedPrecondition("you cannot attach to a paused container, unpause it first")
     stdin = container.config.open_stdin and not options.no_stdin
-    if stdin and container.config.tty and not os.isatty(0):
-        raise UsageError("the input device is not a TTY")
+    check_terminal(container.config.tty, stdin)
     return attach_running(context.engine, container, stdin, keys, options.sig_proxy)

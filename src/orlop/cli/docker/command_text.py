@@ -20,6 +20,11 @@ def arguments(config: ContainerConfig, image: ImageConfig | None) -> tuple[str, 
     return (*entrypoint, *command)
 
 
+def joined(words: tuple[str, ...]) -> str:
+    """In one line; an argument with a space stands in quotes."""
+    return " ".join(f"'{word}'" if " " in word else word for word in words)
+
+
 def quoted(text: str, limit: int = 0) -> str:
     """In double quotes, cut to `limit` characters with an ellipsis: the COMMAND column."""
     return '"' + one_line(ellipsis(text, limit).replace("\\", "\\\\").replace('"', '\\"')) + '"'

@@ -21,7 +21,7 @@ SYNTAX = Syntax(
 def main(options: Options, context: Context) -> int:
     """Print the new container's ID."""
     try:
-        config = container_config(options)
+        config = run.with_attached_stdin(container_config(options), options)
     except OrlopError as error:
         raise UsageError(error.message) from None  # what can be told from the command line alone is 125, the rest 1
     check_cidfile(options.cidfile)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 
 from orlop.cli.context import Context
-from orlop.cli.flags import Options, Syntax, UsageError, many, switch, value
+from orlop.cli.docker.terminal import check_terminal
+from orlop.cli.flags import Options, Syntax, many, switch, value
 from orlop.engine.config import ExecConfig
 from orlop.engine.exec import ExecSession
 from orlop.runtime.launch import LaunchFailed
@@ -32,8 +33,7 @@ SYNTAX = Syntax(
 
 def main(options: Options, context: Context) -> int:
     """The command's exit status; 126 and 127 where it can't be executed or found."""
-    if options.tty and options.interactive and not options.detach and not os.isatty(0):
-        raise UsageError("the input device is not a TTY")
+    check_terminal(options.tty, options.interactive and not options.detach)
     name, *command = options.arguments
     config = ExecConfig(
         command=tuple(command),

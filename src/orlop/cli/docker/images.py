@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Sequence
 
 from orlop.cli.context import Context
 from orlop.cli.docker.filters import Test, has_label, select, truth
@@ -43,9 +44,14 @@ def main(options: Options, context: Context) -> int:
     """A row for each name of each image."""
     images = context.engine.images
     found = select(images.list(), options.filter, _tests(images))
-    pattern = options.arguments[0] if options.arguments else ""
+    patterns = [text.partition("=")[2].strip() for text in options.filter if text.strip().startswith("reference=")]
     now = time.time()
-    rows = [row for image in found for row in _rows(image, pattern, options.no_trunc, options.digests, now)]
+    rows = [
+        row
+        for image in found
+        for row in _rows(image, options.no_trunc, now)
+        if _shown(row, options.arguments) and _shown(row, patterns)
+    ]
     if options.quiet and not options.format:
         show_names([row["ID"] for row in rows])
         return 0
@@ -54,7 +60,7 @@ def main(options: Options, context: Context) -> int:
     return 0
 
 
-def _rows(image: Image, pattern: str, full: bool, digests: bool, now: float) -> list[Row]:
+def _rows(image: Image, full: bool, now: float) -> list[Row]:
     created = image.created
     common = {
         "ID": image.id if full else image.short_id,
@@ -67,13 +73,16 @@ def _rows(image: Image, pattern: str, full: bool, digests: bool, now: float) -> 
         "UniqueSize": "N/A",
     }
     return [
-        {"Repository": repository, "Tag": tag, "Digest": digest, **common}
-        for repository, tag, digest in _names(image, digests)
-        if not pattern or _matches(pattern, repository, tag)
+        {"Repository": repository, "Tag": tag, "Digest": digest, **common} for repository, tag, digest in _names(image)
     ]
 
 
-def _names(image: Image, digests: bool) -> list[tuple[str, str, str]]:
+def _shown(row: Row, patterns: Sequence[str]) -> bool:
+    """Of an image's names only those that were asked for."""
+    return not patterns or any(_matches(pattern, row["Repository"], row["Tag"]) for pattern in patterns)
+
+
+def _names(image: Image) -> list[tuple[str, str, str]]:
     """(repository, tag, digest) for each name; digests of a repository stand beside its tags."""
     by_repository = dict(text.split("@", 1) for text in image.repository_digests)
     names: list[tuple[str, str, str]] = []
@@ -115,7 +124,7 @@ def _tests(images: Images) -> dict[str, Test[Image]]:
         "before": lambda image, text: when(image, text, later=False),
         "since": lambda image, text: when(image, text, later=True),
         "until": _until,
-        "reference": lambda image, text: any(_matches(text, r, t) for r, t, _ in _names(image, False)),
+        "reference": lambda image, text: any(_matches(text, r, t) for r, t, _ in _names(image)),
     }
 
 

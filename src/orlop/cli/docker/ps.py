@@ -7,7 +7,7 @@ from functools import cache
 from typing import Any
 
 from orlop.cli.context import Context
-from orlop.cli.docker.command_text import arguments, ellipsis, quoted
+from orlop.cli.docker.command_text import arguments, ellipsis, joined, quoted
 from orlop.cli.docker.listing import FILTER, FORMAT, Row, show, show_names
 from orlop.cli.docker.named import NO_TRUNC_HELP
 from orlop.cli.docker.status import ports_text, state, status
@@ -74,7 +74,7 @@ class Describer:
 
     def __call__(self, container: Container) -> Row:
         image = self._by_id(container.record.image_id)
-        command = " ".join(arguments(container.config, image.config if image else None))
+        command = joined(arguments(container.config, image.config if image else None))
         exposed = self._exposed(container, image)
         attachment = container.record.attachment
         labels = self._labels(container, image)

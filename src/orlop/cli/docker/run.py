@@ -10,6 +10,7 @@ import msgspec
 
 from orlop.cli.context import Context
 from orlop.cli.docker.container_flags import FLAGS, container_config
+from orlop.cli.docker.terminal import check_terminal
 from orlop.cli.flags import Options, Syntax, UsageError, many, switch, value
 from orlop.cli.text import one_line
 from orlop.spec.errors import AlreadyExists, InvalidArgument
@@ -39,10 +40,9 @@ def main(options: Options, context: Context) -> int:
     if options.detach and options.attach:
         raise UsageError("conflicting options: -a and -d")
     config = container_config(options)
-    if options.tty and options.interactive and not options.detach and not os.isatty(0):
-        raise UsageError("the input device is not a TTY")
     foreground = not options.detach
-    config = msgspec.structs.replace(config, stdin_once=config.open_stdin and foreground)
+    check_terminal(options.tty, options.interactive and foreground)
+    config = with_attached_stdin(config, options) if foreground else config
     check_cidfile(options.cidfile)
     container = create(context, config, options)
     write_cidfile(options.cidfile, container.id)
@@ -57,6 +57,12 @@ def main(options: Options, context: Context) -> int:
         raise
     print(started.id)
     return 0
+
+
+def with_attached_stdin(config: ContainerConfig, options: Options) -> ContainerConfig:
+    """Standard input ends with the first client, where that one is attached to it."""
+    attached = not options.attach or any(name.lower() == "stdin" for name in options.attach)
+    return msgspec.structs.replace(config, stdin_once=config.open_stdin and attached)
 
 
 def create(context: Context, config: ContainerConfig, options: Options) -> Container:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from orlop.cli.context import Context
-from orlop.cli.docker.command_text import arguments, quoted
+from orlop.cli.docker.command_text import arguments, joined, quoted
 from orlop.cli.docker.listing import FORMAT, Row, show
 from orlop.cli.docker.moments import ago
 from orlop.cli.docker.status import status
@@ -109,7 +109,7 @@ def _containers(use: DiskUse, now: float) -> list[Row]:
             "ID": each.container.short_id,
             "Image": each.container.config.image,
             "Command": quoted(
-                " ".join(arguments(each.container.config, configs.get(each.container.record.image_id))), 20
+                joined(arguments(each.container.config, configs.get(each.container.record.image_id))), 20
             ),
             "Volumes": str(len(each.container.record.volumes)),
             "Size": human_size(each.size, 4),

@@ -42,6 +42,19 @@ def _is_inner(directory: str) -> bool:
         return True
 
 
+def entered(host: CgroupHost, path: str, pid: int) -> str:
+    """The group in which a further process may start beside `pid`, which is in `path` or below: `path` itself, but
+    where the container has handed its controllers to groups of its own (as systemd does in one), that of `pid`."""
+    try:
+        if not read(f"{host.unified}{path}/cgroup.subtree_control").strip():
+            return path
+        line = next((line for line in read(f"/proc/{pid}/cgroup").splitlines() if line.startswith("0::")), "")
+    except OSError:  # gone: the start fails with a reason
+        return path
+    found = line.removeprefix("0::").removesuffix(" (deleted)")
+    return found if found.startswith(f"{path}/") and ".." not in found.split("/") else path
+
+
 def _write(file: str, names: list[str]) -> bool:
     """All of the names take effect, or none."""
     try:

@@ -19,6 +19,15 @@ def pids(host: CgroupHost, path: str, *, recursive: bool = True) -> tuple[int, .
     return _pids_under(Group(host, path).tracker, recursive)
 
 
+def entry_paths(host: CgroupHost, path: str, pid: int) -> tuple[str, ...]:
+    """The `cgroup.procs` files through which a further process joins the group that `pid` is the first process of."""
+    if host.mode == "v2":
+        from orlop.cgroups.delegation import entered
+
+        path = entered(host, path, pid)
+    return Group(host, path).procs_paths
+
+
 def _pids_under(directory: str, recursive: bool) -> tuple[int, ...]:
     found: set[int] = set()
     for path in _tree(directory) if recursive else (directory,):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from orlop.cgroups.facts import Group
+from orlop.cgroups.processes import entry_paths
 from orlop.engine import users
 from orlop.engine.config import ExecConfig
 from orlop.engine.oci_process import exec_process
@@ -149,7 +149,7 @@ def _plan(
         id=container.id,
         pidfd_slot=0,
         seccomp=assembled,
-        cgroup_procs=Group(engine.cgroups, container.record.cgroup).procs_paths,
+        cgroup_procs=entry_paths(engine.cgroups, container.record.cgroup, container.record.pid),
         terminal=terminal,
         clamp=True,
     )

@@ -16,7 +16,7 @@ from orlop.runtime.compile_layout import NONE, Layout, layout
 from orlop.runtime.compile_process import Filter
 from orlop.runtime.compile_schedule import initial_affinity
 from orlop.runtime.facts import Host
-from orlop.runtime.namespaces import namespaces
+from orlop.runtime.namespaces import FLAGS, namespaces
 from orlop.runtime.ops import Chroot, Clone, Dup, Groups, Keyring, SetIds, Setns, Setsid, Sync
 from orlop.runtime.optable import SKIP_UNSUPPORTED
 from orlop.runtime.plan import Plan, Stage, Step
@@ -72,9 +72,11 @@ def _outside(
     birthplace = tuple(compile_cgroups.birthplace(request.cgroup_procs, host, slots.cgroup))
     yield from birthplace
     yield from compile_process.label_steps(process)
-    found = namespaces(linux)
-    if found.flags:
-        yield Step(Setns(request.pidfd_slot, found.flags), "linux.namespaces")
+    joined = namespaces(linux).flags
+    if birthplace:
+        joined &= ~FLAGS["cgroup"]
+    if joined:
+        yield Step(Setns(request.pidfd_slot, joined), "linux.namespaces")
     yield Step(Clone(0, slots.cgroup if birthplace else NONE), "linux.namespaces (pid)")
 
 
@@ -82,6 +84,9 @@ def _inside(
     linux: Linux, process: Process, host: Host, request: ExecRequest, slots: Layout, user_namespace: bool
 ) -> Iterator[Step]:
     yield Step(Sync("created", ()), "runtime")
+    if "cgroup" in namespaces(linux) and any(compile_cgroups.birthplace(request.cgroup_procs, host, slots.cgroup)):
+        # From inside of it, nothing can be born out of a group outside of it: ENOENT (cgroup-v2, "Delegation")
+        yield Step(Setns(request.pidfd_slot, FLAGS["cgroup"]), "linux.namespaces (cgroup)")
     if request.root_slot is not None:
         yield Step(Chroot(request.root_slot), "root.path")
     if user_namespace:

@@ -7,8 +7,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from orlop.cgroups.facts import Group
-from orlop.cgroups.processes import frozen
+from orlop.cgroups.processes import entry_paths, frozen
 from orlop.runtime.compile_console import Terminal
 from orlop.runtime.compile_exec import ExecRequest, compile_exec
 from orlop.runtime.compile_process import Filter
@@ -49,7 +48,7 @@ def execute(store: Store, record: Record, spec: RuntimeSpec, process: Process, o
             id=record.id,
             root_slot=root_slot,
             seccomp=_seccomp(store, spec),
-            cgroup_procs=Group(host.cgroups, record.cgroup).procs_paths,
+            cgroup_procs=entry_paths(host.cgroups, record.cgroup, record.init_process_pid),
             terminal=_terminal(process, options),
             console_slot=None if options.console is None else _append(inherit, options.console),
             preserve=tuple(_append(inherit, fd) for fd in options.preserve),

@@ -100,7 +100,7 @@ def _detached(engine: Engine, container: Container, plan: Plan, pidfd: int) -> E
     from orlop.shim.client import ShimClient
 
     control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    program_fd, encoded = launch_program(), prepare(plan, inherited=1)
+    encoded, program_fd = prepare(plan, inherited=1), launch_program()
     try:
         with control:
             with theirs, ShimClient(engine.paths.run(container.id)) as shim:

@@ -98,7 +98,7 @@ def _start(engine: Engine, container: Container, attach: bool, stdin: bool) -> S
 
 def _launch(engine: Engine, container: Container, bundle: Bundle, root: int, attach: bool, stdin: bool) -> Started:
     plan = compile_plan(engine, container, bundle)
-    program, encoded = launch_program(), prepare(plan, inherited=1)
+    encoded, program = prepare(plan, inherited=1), launch_program()
     try:
         control, shim = start_shim(
             container.id,

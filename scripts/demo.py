@@ -23,7 +23,7 @@ from orlop.spec.reference import parse_reference
 from orlop.wire.tar import SYMLINK, Entry
 
 ORLOP = Path(__file__).parent.parent / ".venv/bin/orlop"
-SCRIPT = 'echo "hello from container $(hostname), pid $$, on $(uname -sr)"; ip -4 addr show eth0 | grep inet; free -m | head -2'
+SCRIPT = 'echo "hello from container $(hostname), pid $$, on $(uname -sr)"; ip -4 addr show eth0 | grep inet'
 
 
 def main() -> int:

@@ -159,7 +159,9 @@ def test_exec_takes_environment_directory_user_and_input(orlop: Orlop, tmp_path:
 
 
 def test_logs_can_be_selected(orlop: Orlop) -> None:
-    orlop("run", "--name", "log", "busybox", "sh", "-c", "echo one; echo two >&2; echo three")
+    orlop(
+        "run", "--name", "log", "busybox", "sh", "-c", "echo one; usleep 99999; echo two >&2; usleep 99999; echo three"
+    )
     done = orlop("logs", "log")
     assert (done.stdout, done.stderr) == ("one\nthree\n", "two\n")
     assert orlop("logs", "-n", "1", "log").stdout == "three\n"

@@ -26,7 +26,7 @@ class Bars:
         self._bars = RichProgress(
             TextColumn("{task.fields[layer]}:", markup=False),
             TextColumn("{task.description:<14}", markup=False),
-            BarColumn(bar_width=40),
+            BarColumn(bar_width=30),
             DownloadColumn(),
             console=Console(file=stream, highlight=False, markup=False),
         )

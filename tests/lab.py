@@ -24,7 +24,8 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 APPLETS = (
     "sh ash cat echo ls ps env id hostname ip ping wget nc httpd sleep true false kill mount umount touch mkdir rm "
     "rmdir cp mv ln chmod chown stat dd head tail grep sed awk sort wc tr cut find test date uname df du free top vi "
-    "tty stty whoami dmesg sysctl nslookup route ifconfig expr seq yes printf tee md5sum sha256sum mknod mkfifo sync usleep"
+    "tty stty whoami dmesg sysctl nslookup route ifconfig expr seq yes printf tee md5sum sha256sum mknod mkfifo sync "
+    "usleep"
 ).split()
 PASSWD = (
     "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/home:/bin/false\napp:x:1000:1000::/home/app:/bin/sh\n"

@@ -19,6 +19,7 @@ from orlop.metadata.schema import MIGRATIONS
 from orlop.spec.errors import FailedPrecondition, Internal, OrlopError, ResourceExhausted, Unavailable
 
 BUSY_TIMEOUT = 30.0  # seconds that a writer waits for another one
+RESERVE = 1 << 20  # bytes of the file that is given up on a full disk
 
 
 class Database:
@@ -37,6 +38,7 @@ class Database:
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """One atomic change. An exception rolls it back. Transactions of one thread do not nest."""
         connection = self._connection()
+        make_room(self.path)
         with _errors(self.path):
             connection.execute("BEGIN IMMEDIATE")
         try:
@@ -64,6 +66,7 @@ class Database:
         return connection
 
     def _open(self) -> sqlite3.Connection:
+        make_room(self.path)
         with _errors(self.path):
             connection = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT, isolation_level=None)
             connection.row_factory = sqlite3.Row
@@ -72,6 +75,29 @@ class Database:
             if connection.execute("PRAGMA user_version").fetchone()[0] != len(MIGRATIONS):
                 _migrate(connection, self.path)
         return connection
+
+
+def make_room(database: Path) -> None:
+    """Keep a file in reserve beside the database, and give it up when the disk is full: without room for its journal
+    no record could be changed, so that nothing could be removed either."""
+    try:
+        disk = os.statvfs(database.parent)
+        free = disk.f_bavail * disk.f_frsize
+        reserve = f"{database}.reserve"
+        if free < RESERVE:
+            os.unlink(reserve)
+        elif free > 16 * RESERVE and not os.path.exists(reserve):
+            _reserve(reserve)
+    except OSError:  # what is missing or can't be is no loss: it is the database that says what fails
+        pass
+
+
+def _reserve(path: str) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        os.posix_fallocate(fd, 0, RESERVE)
+    finally:
+        os.close(fd)
 
 
 def _migrate(connection: sqlite3.Connection, path: Path) -> None:

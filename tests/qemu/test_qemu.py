@@ -1,0 +1,26 @@
+"""The default selection of tests, in the machine with cgroup v2 alone. See docs/testing.md."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.mark.root
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_everything_for_cgroup_v2_passes_in_a_machine_that_has_nothing_else() -> None:
+    if "ORLOP_QEMU" in os.environ:
+        pytest.skip("is in the machine")
+    if platform.machine() != "x86_64" or not (shutil.which("qemu-system-x86_64") or shutil.which("apt-get")):
+        pytest.skip("needs qemu-system-x86_64, on x86-64")
+    environment = os.environ | {"ORLOP_QEMU_SECONDS": "500"}
+    done = subprocess.run(["scripts/qemu"], cwd=REPOSITORY, env=environment, stdout=-1, stderr=-2, text=True)
+    assert done.returncode == 0, done.stdout[-10000:]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -137,6 +138,25 @@ def test_quick_commands_import_nothing_slow(command: str) -> None:
         [sys.executable, "-c", "import sys; print(' '.join(sys.modules))"], capture_output=True, text=True, check=True
     )
     assert not (set(done.stdout.split()) - set(plain.stdout.split())) & _SLOW
+
+
+def test_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
+    declared = re.search(r'^version = "(.*)"', (PROGRAM.parents[2] / "pyproject.toml").read_text(), re.MULTILINE)
+    assert declared
+    assert main(["version", "--format", "{{.Client.Version}}"]) == 0
+    assert capsys.readouterr().out == declared[1] + "\n"
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"Orlop version {declared[1]}\n"
+
+
+def test_without_root_one_line_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    for words, code in ((["ps"], 1), (["run", "busybox"], 125)):
+        assert main(["--root", str(tmp_path / "root"), "--state", str(tmp_path / "state"), *words]) == code
+        assert capsys.readouterr().err == "orlop: this needs root: rootless containers are not implemented yet\n"
+    assert not list(tmp_path.iterdir())
 
 
 def test_output_that_nobody_reads_ends_quietly(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ class Context:
         """The engine of this command; opened once."""
         if self._engine is None:
             if os.geteuid() != 0:
-                raise PermissionDenied("orlop needs root: rootless containers are not implemented yet")
+                raise PermissionDenied("this needs root: rootless containers are not implemented yet")
             from orlop.engine.engine import Engine
 
             self._engine = Engine(self.root, self.state, self.namespace)

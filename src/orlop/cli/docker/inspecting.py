@@ -91,6 +91,9 @@ def anything(engine: Engine, name: str, sizes: bool) -> Any:
     for look in KINDS.values():
         try:
             return look(engine, name, sizes)
-        except (NotFound, InvalidArgument):  # a volume may have a name that no image could have
+        except NotFound:
             continue
+        except InvalidArgument as error:  # a volume may have a name that no image could have
+            if "ambiguous" in error.message:
+                raise
     raise NotFound(f"no such object: {name[:160]}")

@@ -11,6 +11,8 @@ SOURCE = Path(__file__).parent.parent / "src" / "orlop"
 
 # package or module: how high it stands; an import may only lead to the same or a lower level
 LEVELS = {
+    "standins": 0,
+    "light": 0,
     "spec": 0,
     "wire": 1,
     "sys": 1,
@@ -29,6 +31,7 @@ LEVELS = {
     "runtime.ops": 2,
     "runtime.plan": 2,
     "runtime.encode": 2,
+    "runtime.template": 2,
     "runtime.handshake": 2,
     "runtime.facts": 2,
     "runtime.render": 2,
@@ -56,6 +59,7 @@ PURE = (
     "runtime.optable",
     "runtime.ops",
     "runtime.plan",
+    "runtime.template",
     "runtime.encode",
     "runtime.handshake",
     "runtime.facts",

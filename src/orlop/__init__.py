@@ -1,20 +1,3 @@
 """Orlop: the container stack in Python."""
 
-import sys
-
-from orlop.standins import deferred
-
 __version__ = "0.1.0"
-
-with deferred():
-    import pathlib  # noqa: F401
-    import socket  # noqa: F401
-
-    if "msgspec" not in sys.modules and "typing_extensions" not in sys.modules:
-        # msgspec takes two names from typing_extensions where it is installed, and from typing where not, which are
-        # the same. The former imports `inspect` and costs a fifth of the start of every command.
-        sys.modules["typing_extensions"] = None  # type: ignore[assignment]
-        try:
-            import msgspec  # noqa: F401
-        finally:
-            del sys.modules["typing_extensions"]

@@ -9,7 +9,6 @@ if __name__ == "__main__":
         prefix = sys.executable.rpartition("/")[0].rpartition("/")[0]
         sys.path[:0] = [here]
         sys.path.append(f"{prefix}/lib/{version}/site-packages")
-    from orlop.cli.leave import leave
-    from orlop.cli.main import main
+    from orlop.cli.begin import orlop
 
-    leave(main())
+    orlop()

@@ -9,7 +9,10 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from typing import NoReturn
+
+TYPE_CHECKING = False  # `typing` takes longer than all that the shortcut of `exec` does
+if TYPE_CHECKING:
+    from typing import NoReturn
 
 # Objects made before the collector looks for cycles. What starts a container makes some 50,000; a command that goes on
 # for long (logs --follow) is still collected.

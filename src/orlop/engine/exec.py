@@ -12,6 +12,7 @@ import msgspec
 from orlop.cgroups.processes import entry_paths
 from orlop.engine import users
 from orlop.engine.config import ExecConfig
+from orlop.engine.exec_template import remember
 from orlop.engine.oci_process import exec_process
 from orlop.engine.records import Container
 from orlop.runtime.compile_exec import ExecRequest, compile_exec
@@ -57,7 +58,10 @@ def execute(engine: Engine, container: Container, config: ExecConfig, stdio: tup
         if config.tty:
             return _on_terminal(_plan(engine, container, spec, process, "sync"), pidfd)
         plan = _plan(engine, container, spec, process, "none")
-        return ExecSession(pid=launch(plan, stdio, inherit=(pidfd,)).pid)
+        session = ExecSession(pid=launch(plan, stdio, inherit=(pidfd,)).pid)
+        if config == ExecConfig(command=config.command, open_stdin=config.open_stdin):
+            remember(engine.paths.run(container.id), container.record, plan)
+        return session
     finally:
         os.close(pidfd)
 

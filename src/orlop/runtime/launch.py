@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import signal
 import socket
@@ -17,13 +16,13 @@ from orlop.runtime.encode import encode
 from orlop.runtime.handshake import CLONED, FAILED, GO_ON, MESSAGE_MAX, Handshake, Message, parse_message
 from orlop.runtime.ops import Clone, Execve, FindExec
 from orlop.runtime.plan import Plan
+from orlop.runtime.spawn import launch_program, spawn
 from orlop.spec.errors import ContainerExit, Internal, OrlopError, PermissionDenied, ResourceExhausted
 from orlop.sys.memfd import sealed
 
-PROGRAM = os.path.join(os.path.dirname(os.path.dirname(__file__)), "_native", "orlop-launch")
-_FIRST_INHERITED = 6
+__all__ = ["LaunchFailed", "Launched", "OnSync", "follow", "launch", "launch_program", "prepare", "spawn"]
+
 _MOST_FDS = 64  # the helper has no more slots
-_OUT_OF_THE_WAY = 128  # descriptors are first copied above this, so that no dup2 overwrites one that is still needed
 
 OnSync = Callable[[str, int, list[int]], None]
 
@@ -44,15 +43,6 @@ class LaunchFailed(OrlopError):
         self.errno = number
         if number in (errno.EPERM, errno.EACCES):
             self.kind = PermissionDenied.kind
-
-
-def launch_program() -> int:
-    """A sealed copy of the helper: a container that finds it through /proc/self/exe can't overwrite it."""
-    try:
-        with open(PROGRAM, "rb") as file:
-            return sealed("orlop-launch", file.read(), executable=True)
-    except FileNotFoundError as error:
-        raise Internal(f"{PROGRAM} is missing; build the native programs with scripts/build") from error
 
 
 def prepare(plan: Plan, inherited: int = 0) -> int:
@@ -141,24 +131,6 @@ def _receive(control: socket.socket) -> tuple[bytes, list[int], int]:
     data, ancillary, flags, _ = control.recvmsg(MESSAGE_MAX, space, socket.MSG_CMSG_CLOEXEC)
     fds = [fd for _, _, raw in ancillary for (fd,) in struct.iter_unpack("i", raw[: len(raw) // 4 * 4])]
     return data, fds, flags
-
-
-def spawn(program: int, plan: int, control: int, stdio: tuple[int, int, int], inherit: Sequence[int]) -> int:
-    """Start the helper; the pid of its first process, a child of the caller."""
-    high: list[int] = []
-    try:
-        high.extend(
-            fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _OUT_OF_THE_WAY) for fd in (program, *stdio, plan, control, *inherit)
-        )
-        actions: list[tuple[int, int, int] | tuple[int, int]] = [
-            (os.POSIX_SPAWN_DUP2, fd, number) for fd, number in zip(high[1:], (0, 1, 2, 3, 4), strict=False)
-        ]
-        actions += [(os.POSIX_SPAWN_DUP2, fd, _FIRST_INHERITED + i) for i, fd in enumerate(high[6:])]
-        # The path is opened by the child, which has the same descriptor table.
-        return os.posix_spawn(f"/proc/self/fd/{high[0]}", ["orlop-launch"], {}, file_actions=actions)
-    finally:
-        for fd in high:
-            os.close(fd)
 
 
 def follow(

@@ -13,6 +13,7 @@ from orlop.engine import lifecycle, locks
 from orlop.engine.config import ContainerConfig, MountRequest
 from orlop.engine.names import random_id, random_name
 from orlop.engine.oci import validate
+from orlop.engine.oci_resources import check_processors
 from orlop.engine.records import Container, ContainerRecord, VolumeUse
 from orlop.engine.steps import reached
 from orlop.spec.errors import AlreadyExists, InvalidArgument, NotFound, os_errors
@@ -27,6 +28,7 @@ def create(
 ) -> Container:
     """Make a container from `config`; on any error nothing of it is left."""
     validate(config)
+    check_processors(config.limits, os.cpu_count() or 0)
     if config.name:
         engine.containers.validate_name(config.name)
     image = engine.images.ensure(config.image, config.platform, pull, progress)

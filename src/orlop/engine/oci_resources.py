@@ -115,6 +115,11 @@ def _memory(limits: Limits) -> Memory | None:
     return None if memory == Memory() else memory
 
 
+def check_processors(limits: Limits, processors: int) -> None:
+    """Refuse more processors than the host has (0: unknown)."""
+    _cpu(limits, processors)
+
+
 def _cpu(limits: Limits, processors: int) -> CPU | None:
     period, quota = limits.cpu_period, limits.cpu_quota
     if limits.nano_cpus:

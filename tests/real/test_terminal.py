@@ -70,6 +70,7 @@ def test_job_control(bash: Terminal) -> None:
     bash.expect(r"\[1\]\+ +Running")
     bash.type("fg\n")
     bash.expect("fg\r\nsh -c .*\r\n")
+    time.sleep(0.3)  # bash prints the line before it hands the terminal over
     bash.type("\x03")
     bash.expect("ready> ")
     bash.type("exit\n")

@@ -122,6 +122,8 @@ def _launch(engine: Engine, container: Container, bundle: Bundle, root: int, att
     try:
         if client is not None:
             client.attach(stdin=stdin)
+        if bundle.networked:
+            _ = engine.networks  # what it imports is there when the kernel has made the namespaces
         with control:
             launched = _follow(engine, container, plan, control, bundle)
         reached("start.launched")

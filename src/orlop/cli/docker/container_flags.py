@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 
-from orlop.cli.docker.mounts import parse_mount, parse_tmpfs, parse_volume
-from orlop.cli.docker.ports import parse_publish
 from orlop.cli.docker.units import parse_integer, parse_size
 from orlop.cli.flags import Options, UsageError, many, missing, switch, value
 from orlop.engine.config import (
@@ -16,6 +14,7 @@ from orlop.engine.config import (
     LogConfig,
     MountRequest,
     NetworkRequest,
+    PortBinding,
     RestartPolicy,
     Ulimit,
 )
@@ -196,6 +195,10 @@ def pairs(entries: list[str], flag: str, need_value: bool = False) -> dict[str, 
 
 
 def _mounts(options: Options) -> tuple[MountRequest, ...]:
+    if not (options.volume or options.mount or options.tmpfs):
+        return ()  # what reads them is not even imported
+    from orlop.cli.docker.mounts import parse_mount, parse_tmpfs, parse_volume
+
     mounts = [parse_volume(text, os.getcwd()) for text in options.volume]
     mounts += [parse_mount(text) for text in options.mount]
     mounts += [parse_tmpfs(text) for text in options.tmpfs]
@@ -208,7 +211,11 @@ def _mounts(options: Options) -> tuple[MountRequest, ...]:
 
 
 def _network(options: Options) -> NetworkRequest:
-    ports = [binding for text in options.publish for binding in parse_publish(text)]
+    ports: list[PortBinding] = []
+    if options.publish:
+        from orlop.cli.docker.ports import parse_publish
+
+        ports = [binding for text in options.publish for binding in parse_publish(text)]
     for text in options.add_host:
         if not text.replace("=", ":").partition(":")[2]:
             raise InvalidArgument(f"bad format for add-host: {text[:80]!r}: want name:address")

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-import lab as images
+import lab as images  # type: ignore[import-not-found]  # tests/lab.py
 
 HERE = Path(__file__).parent.parent
 ORLOP = str(HERE / ".venv/bin/orlop")

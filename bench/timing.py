@@ -6,7 +6,7 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 Work = Callable[[], float]  # does one round, returns what it took in milliseconds (or another figure)
@@ -42,7 +42,7 @@ def interleaved(works: dict[str, Work], rounds: int, warmups: int = 2) -> list[S
     return list(series.values())
 
 
-def command(arguments: Sequence[str], errors: str, status: int = 0) -> Work:
+def command(arguments: list[str], errors: str, status: int = 0) -> Work:
     """Runs a program without an input, its output thrown away; milliseconds from its start to its end."""
 
     def work() -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import re
@@ -16,6 +17,7 @@ from tests.harness import Orlop, kill, wait_for
 
 from orlop.engine.config import ContainerConfig, NetworkRequest
 from orlop.engine.engine import Engine
+from orlop.engine.locks import start_time
 from orlop.spec.errors import OrlopError
 
 
@@ -71,6 +73,7 @@ def test_helper_killed_while_it_sets_up(orlop: Orlop, network: str, monkeypatch:
         def act(name: str, pid: int, fds: list[int]) -> None:
             on_sync(name, pid, fds)
             kill(pid)
+            wait_for(lambda: start_time(pid) is None, "the helper to be dead")
 
         return original(control, plan, act)
 
@@ -85,6 +88,34 @@ def test_helper_killed_while_it_sets_up(orlop: Orlop, network: str, monkeypatch:
     monkeypatch.undo()
     engine.containers.start("victim")
     assert engine.containers.wait("victim") == 0
+    engine.close()
+
+
+def test_shim_killed_while_the_helper_sets_up(orlop: Orlop, monkeypatch: pytest.MonkeyPatch) -> None:
+    from orlop.engine import start
+
+    engine = Engine(str(orlop.root), str(orlop.state))
+    original = start.follow
+
+    def follow(control: Any, plan: Any, on_sync: Any) -> Any:
+        def act(name: str, pid: int, fds: list[int]) -> None:
+            on_sync(name, pid, fds)
+            kill(shim_of(orlop, identifier))
+
+        return original(control, plan, act)
+
+    monkeypatch.setattr(start, "follow", follow)
+    identifier = engine.containers.create(ContainerConfig(image="busybox", name="victim", command=("sleep", "300"))).id
+    with contextlib.suppress(OrlopError):  # it may fail, or come to run for a moment
+        engine.containers.start("victim")
+    wait_for(lambda: engine.containers.get("victim").state == "exited", "the record to say so")
+    found = engine.containers.get("victim")
+    assert found.record.exit_code != 0
+    assert found.record.error
+    wait_for(lambda: not orlop.processes(), "processes to end")
+    monkeypatch.undo()
+    engine.containers.start("victim")
+    engine.containers.remove("victim", force=True)
     engine.close()
 
 

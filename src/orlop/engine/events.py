@@ -31,3 +31,13 @@ def since(database: Database, namespace: str, after: int = 0, moment: float = 0)
         (namespace, after, moment),
     )
     return [(row["id"], msgspec.json.decode(row["record"], type=Event)) for row in rows]
+
+
+def exit_code(database: Database, namespace: str, container: str, otherwise: int) -> int:
+    """How a container ended that has been removed since; `otherwise` where the journal does not go back so far."""
+    rows = database.read("SELECT record FROM events WHERE namespace = ? ORDER BY id DESC", (namespace,))
+    for row in rows:
+        event = msgspec.json.decode(row["record"], type=Event)
+        if (event.id, event.action) == (container, "die"):
+            return int(event.attributes["exitCode"])
+    return otherwise

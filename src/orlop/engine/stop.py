@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from orlop.engine import lifecycle, settle
+from orlop.engine import events, lifecycle, settle
 from orlop.engine.create import image_of
 from orlop.engine.exit import collect, conclude
 from orlop.engine.records import Container
@@ -63,11 +63,11 @@ def _end_with(engine: Engine, container: Container, signal: int, timeout: float)
     try:
         with ShimClient(engine.paths.run(container.id)) as shim:
             shim.own()
-            shim.signal(signal)
+            _signal(shim, signal)
             if container.state == lifecycle.PAUSED:
                 _thaw(engine, container)
             if shim.wait(timeout if timeout >= 0 else None) is None:
-                shim.signal(parse_signal("KILL"))
+                _signal(shim, parse_signal("KILL"))
                 if shim.wait(KILL_PATIENCE) is None:
                     raise DeadlineExceeded(f"container {container.name} does not end after SIGKILL")
             ended = conclude(engine, container)
@@ -75,6 +75,14 @@ def _end_with(engine: Engine, container: Container, signal: int, timeout: float)
             return ended
     except Unavailable:  # the shim has ended between the look and the call
         return conclude(engine, container)
+
+
+def _signal(shim: ShimClient, signal: int) -> None:
+    """Send a signal; a process that has just ended needs none."""
+    try:
+        shim.signal(signal)
+    except FailedPrecondition:
+        pass
 
 
 def kill(engine: Engine, container: Container, signal: str) -> None:
@@ -129,8 +137,8 @@ def wait(engine: Engine, container: Container) -> int:
         except Unavailable:
             time.sleep(0.01)
         now = engine.containers.store.get(container.id)
-        if now is None:  # started with --rm, and removed by whoever takes care of it
-            return code
+        if now is None:  # removed, by --rm or by somebody: the journal knows how it ended
+            return events.exit_code(engine.database, container.namespace, container.id, code)
         if now.state in lifecycle.LIVE and now.record.pid == container.record.pid:
             now = collect(engine, now)
         container, code = now, now.record.exit_code

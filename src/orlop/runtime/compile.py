@@ -204,7 +204,7 @@ def _outside(c: _Context) -> Iterator[Step]:
         yield from compile_mounts.open_sources(c.mounts)
         if c.request.terminal == "inherit":
             yield from opened_outside(c.slots)
-    yield from _join(c, bool(birthplace))
+    yield from _join(c)
     # The root of a control group namespace is where its maker stands, which the child does only once it is born.
     late = {"time", "cgroup"}
     yield Step(Clone(flags(c.namespaces.new - late), c.slots.cgroup if birthplace else NONE), "linux.namespaces")
@@ -214,15 +214,20 @@ def _namespace(name: str, path: str) -> str:
     return f"linux.namespaces ({name} at {path})"
 
 
-def _join(c: _Context, born_in_group: bool) -> Iterator[Step]:
+def _join(c: _Context) -> Iterator[Step]:
     """Join namespaces, the user namespace last: with root's rights outside the others can be joined whoever owns
-    them. Without those it comes first, and gives the rights over those it owns.
-
-    Out of a control group that its own namespace does not have in it a process bears none into one that it has."""
-    order = [item for item in enumerate(c.namespaces.joined.items()) if not (born_in_group and item[1][0] == "cgroup")]
+    them. Without those it comes first, and gives the rights over those it owns."""
+    order = [item for item in enumerate(c.namespaces.joined.items()) if not (item[1][0] == "cgroup" and _born_first(c))]
     order.sort(key=lambda item: (item[1][0] == "user") == (c.host.uid == 0))
     for offset, (name, path) in order:
         yield Step(Setns(c.slots.namespaces + offset, FLAGS[name]), _namespace(name, path))
+
+
+def _born_first(c: _Context) -> bool:
+    """Whether a control group namespace is joined only by the child. From inside of one, nothing is born out of a
+    group outside of it (ENOENT: cgroup-v2, "Delegation"); in a new user namespace, the right to join one is gone."""
+    procs = compile_cgroups.birthplace(c.request.cgroup_procs, c.host, c.slots.cgroup)
+    return "user" not in c.namespaces.new and any(procs)
 
 
 def _time(c: _Context) -> Iterator[Step]:
@@ -290,7 +295,7 @@ def _isolation(c: _Context) -> Iterator[Step]:
         yield from compile_cgroups.joins(c.request.cgroup_procs, c.host)
     if "cgroup" in c.namespaces.new:
         yield Step(Unshare(FLAGS["cgroup"]), "linux.namespaces (cgroup)")
-    elif "cgroup" in c.namespaces and any(compile_cgroups.birthplace(c.request.cgroup_procs, c.host, c.slots.cgroup)):
+    elif "cgroup" in c.namespaces.joined and _born_first(c):
         path = c.namespaces.joined["cgroup"]
         slot = c.slots.namespaces + list(c.namespaces.joined).index("cgroup")
         yield Step(Setns(slot, FLAGS["cgroup"]), _namespace("cgroup", path))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -72,7 +71,6 @@ def test_job_control(bash: Terminal) -> None:
     bash.type("fg\n")
     bash.expect("fg\r\nsh -c .*\r\n")
     time.sleep(0.3)  # bash prints the line before it hands the terminal over
-    time.sleep(0.3)  # bash names the job before it gives it the terminal
     bash.type("\x03")
     bash.expect("ready> ")
     bash.type("exit\n")

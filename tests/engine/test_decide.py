@@ -74,3 +74,9 @@ def test_refuses_with_a_remedy() -> None:
         lifecycle.after("remove", "running", "web")
     with pytest.raises(FailedPrecondition, match="cannot start container web: it is paused; unpause it instead"):
         lifecycle.after("start", "paused", "web")
+
+
+def test_container_that_was_to_be_removed_at_its_end_is_removed_by_whoever_looks() -> None:
+    assert settle_action("exited", False, "none", held=True, rebooted=False, finished=True) == "remove"
+    assert settle_action("exited", True, "none", held=True, rebooted=False, finished=True) == "nothing"
+    assert settle_action("exited", False, "none", held=True, rebooted=False, finished=False) == "release"

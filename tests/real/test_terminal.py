@@ -49,6 +49,7 @@ def test_size_is_that_of_the_users_terminal_and_follows_it(bash: Terminal) -> No
 def test_ctrl_c_ends_what_runs_and_not_the_shell(bash: Terminal) -> None:
     bash.type("sh -c 'echo be''gun; sleep 100'\n")
     bash.expect("begun")
+    time.sleep(0.3)  # until sh waits for sleep
     bash.type("\x03")
     bash.expect(r"\^C")
     bash.expect("ready> ")

@@ -220,7 +220,12 @@ static int op_Connect(const struct Connect *a) {
 
 /* ---- namespaces and processes */
 
-static int op_Setns(const struct Setns *a) { MUST(a->slot); return done(setns(slots[a->slot], (int)a->nstype)); }
+static int op_Setns(const struct Setns *a) {
+  MUST(a->slot);
+  if (setns(slots[a->slot], (int)a->nstype)) return -errno;
+  pivoted |= !!(a->nstype & CLONE_NEWNS);
+  return 0;
+}
 static int op_Unshare(const struct Unshare *a) { return done(unshare((int)a->flags)); }
 static int op_Setsid(const struct Setsid *a) { (void)a; return getsid(0) == getpid() ? 0 : done(setsid()); }
 static int op_Keyring(const struct Keyring *a) { return done(syscall(SYS_keyctl, 1 /* KEYCTL_JOIN_SESSION_KEYRING */, a->name)); }
@@ -241,6 +246,7 @@ static int op_Clone(const struct Clone *a) {
   if (pid < 0) return -errno;
   if (pid == 0) { /* goes on when its number is known, and not at all when the cloner was killed before it said it */
     close(told[1]);
+    if (c.cgroup) close(slots[a->cgroup]), slots[a->cgroup] = -1; /* a directory of the host's */
     if (read(told[0], text, 1) != 1) _exit(1);
     return close(told[0]);
   }

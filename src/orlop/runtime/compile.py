@@ -23,13 +23,15 @@ import msgspec
 
 from orlop.runtime import compile_cgroups, compile_checks, compile_mounts, compile_process
 from orlop.runtime.compile_console import Terminal, console_steps, opened_outside
-from orlop.runtime.compile_devices import device_steps
+from orlop.runtime.compile_devices import device_steps, directory_itself
 from orlop.runtime.compile_exec import ExecRequest, compile_exec
 from orlop.runtime.compile_layout import (
     AT_EMPTY_PATH,
     AT_RECURSIVE,
     NONE,
     O_CLOEXEC,
+    O_DIRECTORY,
+    O_NOFOLLOW,
     O_PATH,
     OPEN_TREE_CLONE,
     PROC_MAGIC,
@@ -322,6 +324,8 @@ def _file_system(c: _Context) -> Iterator[Step]:
         else:
             yield from compile_mounts.mount_steps(item, c.slots, slave=not _shared_root(c))
     if not _own_dev(c):
+        if not any(item.target == "/dev" for item in c.mounts):
+            yield from directory_itself(c.slots, "/dev")
         yield from device_steps(c.spec, c.slots, c.user_namespace)
     yield from console_steps(c.process, c.slots, c.request.terminal, c.request.console_slot, mounts=True)
     if clean(c.process.cwd) != "/":
@@ -410,18 +414,40 @@ def _enter_root(c: _Context) -> Iterator[Step]:
 
 
 def _hidden(c: _Context) -> Iterator[Step]:
-    """Masked and read-only paths; what is missing needs neither."""
+    """Masked and read-only paths; what is missing needs neither.
+
+    Those in /proc and /sys are looked for in the very file system that is meant. Were /proc swapped for another
+    directory after it was mounted, all of them would be missing there, and none hidden where they are.
+    """
+    held = ""
     if c.linux.masked_paths:
         yield Step(Open(c.slots.null, NONE, "/dev/null", O_PATH, 0, 0), "linux.maskedPaths")
-        for index, path in enumerate(c.linux.masked_paths):
-            yield Step(Mask(c.slots.root, clean(path), c.slots.null), f"linux.maskedPaths[{index}]")
+    for index, path in enumerate(c.linux.masked_paths):
+        origin, point = f"linux.maskedPaths[{index}]", _kernel_mount(c, clean(path))
+        yield from _held(c, held, held := point, origin)
+        yield Step(Mask(c.slots.file if point else c.slots.root, clean(path)[len(point) :], c.slots.null), origin)
     for index, path in enumerate(c.linux.readonly_paths):
-        origin, tree = f"linux.readonlyPaths[{index}]", c.slots.tree
-        op = OpenTree(tree, c.slots.root, clean(path), OPEN_TREE_CLONE | AT_RECURSIVE)
+        origin, tree, point = f"linux.readonlyPaths[{index}]", c.slots.tree, _kernel_mount(c, clean(path))
+        yield from _held(c, held, held := point, origin)
+        at, inside = c.slots.file if point else c.slots.root, clean(path)[len(point) :]
         yield Step(Close(tree), origin)  # a missing path then leaves the slot empty, and the rest does nothing
-        yield Step(op, f"{origin} ({path})", SKIP_MISSING)
-        yield Step(MoveMount(tree, c.slots.root, clean(path)), origin)
+        yield Step(OpenTree(tree, at, inside, OPEN_TREE_CLONE | AT_RECURSIVE), f"{origin} ({path})", SKIP_MISSING)
+        yield Step(MoveMount(tree, at, inside), origin)
         yield Step(MountSetattr(tree, AT_EMPTY_PATH | AT_RECURSIVE, ATTR_RDONLY, 0, 0, NONE), origin)
+
+
+def _kernel_mount(c: _Context, path: str) -> str:
+    """The mount of proc or sysfs that a path is in by its name, or an empty string."""
+    over = (m for m in reversed(c.mounts) if not m.change_only and path.startswith(m.target + "/"))
+    last = next(over, None)
+    return last.target if last is not None and last.strict else ""
+
+
+def _held(c: _Context, held: str, wanted: str, origin: str) -> Iterator[Step]:
+    """Hold the mount at `wanted`, unless it is held already."""
+    if wanted and wanted != held:
+        magic = next(m.strict for m in reversed(c.mounts) if m.target == wanted and not m.change_only)
+        yield Step(Open(c.slots.file, c.slots.root, wanted, O_PATH | O_NOFOLLOW | O_DIRECTORY, 0, magic), origin)
 
 
 def _start(c: _Context) -> Iterator[Step]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from orlop.runtime.compile_layout import NONE, OPEN_TREE_CLONE, Layout
+from orlop.runtime.compile_layout import NONE, O_DIRECTORY, O_NOFOLLOW, O_PATH, OPEN_TREE_CLONE, Layout
 from orlop.runtime.compile_mounts import clean
-from orlop.runtime.ops import Mknod, MoveMount, OpenTree, Symlink, Target
-from orlop.runtime.optable import SKIP_EXISTS
+from orlop.runtime.ops import Close, Mknod, MoveMount, Open, OpenTree, Symlink, Target
+from orlop.runtime.optable import SKIP_EXISTS, SKIP_MISSING
 from orlop.runtime.plan import Step
 from orlop.spec.errors import InvalidArgument
 from orlop.spec.runtime import Device, RuntimeSpec
@@ -70,6 +70,15 @@ def device_steps(spec: RuntimeSpec, slots: Layout, user_namespace: bool) -> Iter
         yield from make(device, slots, f"linux.devices[{index}] ({device.path})")
     for path, target in LINKS:
         yield Step(Symlink(slots.root, path, target), f"default links ({path})", SKIP_EXISTS)
+
+
+def directory_itself(slots: Layout, path: str) -> Iterator[Step]:
+    """Refuse a link where a directory is to be filled. None is there: it will be made. The link would be followed
+    inside the root, yet what a container's /dev is, the image has no say in."""
+    origin = f"default devices ({path})"
+    yield Step(Close(slots.tree), origin)
+    yield Step(Open(slots.tree, slots.root, path, O_PATH | O_NOFOLLOW, 0, 0), origin, SKIP_MISSING)
+    yield Step(Open(slots.file, slots.tree, ".", O_PATH | O_DIRECTORY, 0, 0), origin)
 
 
 def _mknod(device: Device, slots: Layout, origin: str) -> Iterator[Step]:

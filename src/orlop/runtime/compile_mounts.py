@@ -88,6 +88,16 @@ class Prepared(msgspec.Struct, frozen=True):
         return not self.options.bind and self.mount.type in ("cgroup", "cgroup2")
 
     @property
+    def change_only(self) -> bool:
+        """Whether it changes what is mounted there already."""
+        return bool(self.options.flags & MS_REMOUNT) or (not self.mount.type and not self.options.bind)
+
+    @property
+    def strict(self) -> int:
+        """The magic number of the kernel's own file system that this is, or 0."""
+        return 0 if self.options.bind or self.change_only else _STRICT.get(self.mount.type, 0)
+
+    @property
     def held_writable(self) -> bool:
         """Whether it stays writable until everything in it has been made."""
         return (
@@ -242,7 +252,7 @@ def root_propagation(spec: RuntimeSpec) -> Iterator[Step]:
 def mount_steps(item: Prepared, slots: Layout, slave: bool) -> Iterator[Step]:
     """One mount, but for those of control groups. `slave`: a tree opened outside must not lead back to the host."""
     options = item.options
-    if options.flags & MS_REMOUNT or (not item.mount.type and not options.bind):
+    if item.change_only:
         yield from _change(item, slots)
     elif options.bind:
         yield from _bind(item, slots, slave)

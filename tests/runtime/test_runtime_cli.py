@@ -209,7 +209,7 @@ def test_errors_go_to_the_log_as_engines_read_it(lab: Lab, tmp_path: Path) -> No
     assert "does not exist" in entry["msg"]
 
 
-@pytest.mark.parametrize("verb", ["checkpoint", "restore", "events", "update"])
+@pytest.mark.parametrize("verb", ["checkpoint", "restore"])
 def test_verbs_to_come_say_so(lab: Lab, verb: str) -> None:
     assert lab(verb, "x", ok=False).stderr == f"orlop-runtime: {verb}: is not implemented yet\n"
 

@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import NoReturn
 
 from orlop.cli.flags import Help, Options, Syntax, UsageError, parse, render, switch, value
-from orlop.spec.errors import InvalidArgument, OrlopError, Unimplemented
+from orlop.spec.errors import FailedPrecondition, InvalidArgument, OrlopError, Unimplemented
 
 gc.disable()  # importing makes many objects and no garbage; a command is over before any is worth collecting
 
@@ -23,6 +23,7 @@ PROGRAM = "orlop-runtime"
 VERBS: dict[str, tuple[str, str]] = {
     "create": ("runtime_create", "create a container"),
     "delete": ("runtime_manage", "delete what a container holds"),
+    "events": ("runtime_resources", "show what a container uses, and kills for lack of memory"),
     "exec": ("runtime_exec", "run a further process in a container"),
     "features": ("runtime_show", "show what this runtime can do"),
     "kill": ("runtime_manage", "send a signal to a container's first process"),
@@ -35,8 +36,9 @@ VERBS: dict[str, tuple[str, str]] = {
     "spec": ("runtime_show", "write a default config.json"),
     "start": ("runtime_create", "start a created container"),
     "state": ("runtime_manage", "show the state of a container"),
+    "update": ("runtime_resources", "change the limits of a container"),
 }
-MISSING = ("checkpoint", "events", "restore", "update")
+MISSING = ("checkpoint", "restore")
 GLOBAL = Syntax(
     "COMMAND [ARGUMENTS...]",
     "Runs containers from bundles, as the Open Container Initiative's runtime specification has it",
@@ -46,6 +48,7 @@ GLOBAL = Syntax(
         value("--log-format", "Format of the messages there: text or json", "text"),
         value("--root", "Where the state of containers is kept", "/run/orlop-runtime"),
         switch("--systemd-cgroup", "Let systemd make control groups"),
+        value("--cgroup-manager", "Who makes control groups: cgroupfs or systemd", "cgroupfs"),
         value("--rootless", "Tolerate missing rights to control groups: true, false or auto", "auto"),
         switch("-v --version", "Show the version"),
     ),
@@ -65,8 +68,10 @@ class Context:
         self.debug: bool = options.debug
         if self.log:
             _check_log(self.log)
-        if options.systemd_cgroup:
-            raise Unimplemented("--systemd-cgroup: control groups made by systemd are not implemented yet")
+        if options.cgroup_manager not in ("cgroupfs", "systemd"):
+            raise InvalidArgument(f"--cgroup-manager: {options.cgroup_manager[:40]!r} is unknown")
+        if options.systemd_cgroup or options.cgroup_manager != "cgroupfs":
+            _refuse_manager("--systemd-cgroup" if options.systemd_cgroup else "--cgroup-manager")
         if options.rootless not in ("auto", "false"):
             raise Unimplemented(f"--rootless={options.rootless[:20]}: is not implemented yet")
 
@@ -76,6 +81,12 @@ class Context:
             _write_log(self.log, self.format, "warning", text)
         else:
             print(f"{PROGRAM}: warning: {text}", file=sys.stderr)
+
+
+def _refuse_manager(flag: str) -> NoReturn:
+    if not os.path.isdir("/run/systemd/system"):  # sd_booted(3)
+        raise FailedPrecondition(f"{flag}: systemd is not running on this host; use cgroupfs")
+    raise Unimplemented(f"{flag}: only control groups made by cgroupfs are implemented yet")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _FLAGS = (
     *FLAGS,
     value("-b --bundle", "Directory of the bundle", ".", "path"),
+    value("-f --config", "The configuration, where it is not config.json of the bundle", "config.json", "path"),
     switch("--no-pivot", "Move the root instead of pivot_root, for a root on an initramfs"),
     switch("--no-new-keyring", "Keep the session keyring of the caller"),
 )
@@ -35,6 +36,7 @@ def _options(options: Options, context: Context, **more: object) -> creation.Opt
     return creation.Options(
         id=options.arguments[0],
         bundle=os.path.abspath(options.bundle),
+        config=options.config,
         preserve=fds,
         environment=environment,
         pivot=not options.no_pivot,
@@ -72,7 +74,7 @@ def create_command(options: Options, context: Context) -> int:
 
 
 def _check_console(make: creation.Options, detached: bool) -> None:
-    process = creation.read_bundle(make.bundle).value.process
+    process = creation.read_bundle(make.bundle, make.config).value.process
     terminal = process is not None and process.terminal
     if make.console is not None and not terminal:
         raise InvalidArgument("--console-socket: process.terminal is not set")

@@ -32,6 +32,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
     bundle: str
     id: str
+    config: str = CONFIG  # relative to the bundle
     console: int | None = None
     on_console: Callable[[int], None] | None = None
     preserve: tuple[int, ...] = ()
@@ -42,9 +43,9 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     warn: Callable[[str], None] = lambda _: None
 
 
-def read_bundle(bundle: str) -> Document[RuntimeSpec]:
-    """The configuration of a bundle."""
-    path = os.path.join(bundle, CONFIG)
+def read_bundle(bundle: str, config: str = CONFIG) -> Document[RuntimeSpec]:
+    """The configuration of a bundle, in a file of it or, with an absolute path, elsewhere."""
+    path = os.path.join(bundle, config)
     try:
         with open(path, "rb") as file:
             return parse_runtime_spec(file.read())
@@ -88,7 +89,7 @@ def seccomp_program(spec: RuntimeSpec, cache: str) -> Filter | None:
 
 def create(store: Store, options: Options) -> Record:
     """Make the container. Of a failure nothing is left; its poststop hooks have run if its process ever was."""
-    document = read_bundle(options.bundle)
+    document = read_bundle(options.bundle, options.config)
     spec, host = document.value, probe_host()
     record = _new_record(spec, options)
     if spec.process is not None:

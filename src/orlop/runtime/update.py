@@ -1,0 +1,92 @@
+"""`update`: other limits for a container in being."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import msgspec
+
+from orlop.cgroups import apply as cgroups
+from orlop.runtime.kill import frozen
+from orlop.runtime.state import CONFIG, Store, status
+from orlop.spec.document import merged
+from orlop.spec.errors import FailedPrecondition, InvalidArgument, from_os
+from orlop.spec.runtime import Linux, Resources, parse_runtime_spec
+
+S = TypeVar("S", bound=msgspec.Struct)
+# numbers of which zero is a limit; with all others it is how engines say "as it is"
+_ZERO_COUNTS = frozenset({"idle", "burst", "swappiness", "leaf_weight"})
+
+
+def update(store: Store, identifier: str, changes: Resources) -> None:
+    """Put `changes` in force; what they do not name stays as it is. The kept configuration tells the new limits."""
+    record = store.load(identifier)
+    now = status(record, frozen(record))
+    if now not in ("created", "running", "paused"):
+        raise FailedPrecondition(f"cannot update container {identifier}: it is {now} (container not running)")
+    raw = _configuration(store, identifier)
+    spec = parse_runtime_spec(raw).value
+    linux = spec.linux or Linux()
+    changes = named(changes)
+    whole = overlaid(linux.resources or Resources(), changes)
+    cgroups.update(cgroups.probe(), record.cgroup, _complete(changes, whole))
+    spec = msgspec.structs.replace(spec, linux=msgspec.structs.replace(linux, resources=whole))
+    store.write(identifier, CONFIG, merged(raw, spec))
+
+
+def _configuration(store: Store, identifier: str) -> bytes:
+    try:
+        with open(store.path(identifier, CONFIG), "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise from_os(error, "read configuration") from error
+
+
+def named(changes: Resources) -> Resources:
+    """`changes` without numbers that are zero and so name nothing."""
+    parts = {
+        name: _without_zeros(part)
+        for name in ("memory", "cpu", "pids", "block_io")
+        if (part := getattr(changes, name)) is not None
+    }
+    return msgspec.structs.replace(changes, **parts)
+
+
+def _without_zeros(part: S) -> S:
+    zeros = {
+        name: None
+        for name in part.__struct_fields__
+        if name not in _ZERO_COUNTS and type(getattr(part, name)) is int and getattr(part, name) == 0
+    }
+    return msgspec.structs.replace(part, **zeros)
+
+
+def overlaid(old: Resources, changes: Resources) -> Resources:
+    """The limits that hold once `changes` are in force over `old`."""
+    return _over(old, changes)
+
+
+def _over(old: Any, new: Any) -> Any:
+    if old is None or new is None:
+        return old if new is None else new
+    if isinstance(new, msgspec.Struct):
+        return type(new)(**{name: _over(getattr(old, name), getattr(new, name)) for name in new.__struct_fields__})
+    if isinstance(new, dict):
+        return {**old, **new}
+    return old if new in ("", ()) else new
+
+
+def _complete(changes: Resources, whole: Resources) -> Resources:
+    """Limits that are meant in relation to another go with that one: swap is counted on top of memory on v2, and a
+    quota is a part of its period."""
+    memory, cpu = changes.memory, changes.cpu
+    if memory is not None and whole.memory is not None and (memory.swap is None) != (memory.limit is None):
+        if memory.limit is not None and whole.memory.swap is not None and 0 < whole.memory.swap < memory.limit:
+            raise InvalidArgument(
+                f"linux.resources.memory.limit: {memory.limit} is more than the limit of memory and swap,"
+                f" {whole.memory.swap}; change both"
+            )
+        memory = msgspec.structs.replace(memory, limit=whole.memory.limit, swap=whole.memory.swap)
+    if cpu is not None and whole.cpu is not None and (cpu.quota is None) != (cpu.period is None):
+        cpu = msgspec.structs.replace(cpu, quota=whole.cpu.quota, period=whole.cpu.period)
+    return msgspec.structs.replace(changes, memory=memory, cpu=cpu)

@@ -38,7 +38,7 @@ typedef uint8_t u8;
 typedef uint32_t u32;
 typedef uint64_t u64;
 
-enum { ATTACH = 1, STDIN, STDIN_EOF, RESIZE, SIGNAL, WAIT, OWN, DONE, EXEC, STATUS };
+enum { ATTACH = 1, STDIN, STDIN_EOF, RESIZE, SIGNAL, WAIT, OWN, DONE, EXEC, STATUS, TERMINAL };
 enum { OUTPUT = 65, EXIT, ERROR, PID, OK, STATE };
 
 enum {
@@ -137,7 +137,7 @@ static struct {
 	const char *id, *state, *log, *oom;
 	u64 log_max_size;
 	u32 log_max_files;
-	int tty, keep_stdin, stdin_once;
+	int tty, console, keep_stdin, stdin_once;
 	unsigned short rows, columns;
 	int launch, client;
 	int chown;
@@ -751,21 +751,37 @@ static void output_finish(void)
 	log_end();
 }
 
-static void make_terminal(int stdio[3])
+/* The terminal's master becomes the container's output and input. 0, or -1 and errno. */
+static int take_master(int master)
 {
-	int unlock = 0, master = open("/dev/ptmx", O_RDWR | O_NOCTTY | O_CLOEXEC | O_NONBLOCK);
 	struct winsize size = {.ws_row = config.rows, .ws_col = config.columns};
-	if (master < 0 || ioctl(master, TIOCSPTLCK, &unlock) < 0)
-		fail("open /dev/ptmx", errno);
 	slave = ioctl(master, TIOCGPTPEER, O_RDWR | O_NOCTTY | O_CLOEXEC);
 	if (slave < 0)
-		fail("open the terminal", errno);
+		return -1;
 	if (config.rows && config.columns)
 		ioctl(master, TIOCSWINSZ, &size);
-	if (config.chown && fchown(slave, config.uid, (gid_t)-1) < 0)
-		fail("chown the terminal", errno);
+	nonblocking(master);
 	output[0] = master;
 	input = fcntl(master, F_DUPFD_CLOEXEC, 3);
+	return 0;
+}
+
+static void make_terminal(int stdio[3])
+{
+	int unlock = 0, master;
+	if (config.console) { /* one is made inside the container; its master comes in a TERMINAL frame */
+		for (int i = 0; i < 3; i++)
+			if ((stdio[i] = open("/dev/null", O_RDWR | O_CLOEXEC)) < 0)
+				fail("open /dev/null", errno);
+		return;
+	}
+	master = open("/dev/ptmx", O_RDWR | O_NOCTTY | O_CLOEXEC | O_NONBLOCK);
+	if (master < 0 || ioctl(master, TIOCSPTLCK, &unlock) < 0)
+		fail("open /dev/ptmx", errno);
+	if (take_master(master) < 0)
+		fail("open the terminal", errno);
+	if (config.chown && fchown(slave, config.uid, (gid_t)-1) < 0)
+		fail("chown the terminal", errno);
 	stdio[0] = stdio[1] = stdio[2] = slave;
 }
 
@@ -1217,8 +1233,23 @@ static void on_exec(struct client *c, int *fds, int count)
 	close(null);
 }
 
+/* Descriptor: the master of the terminal that was made inside the container. */
+static void on_terminal(struct client *c, int *fds, int count)
+{
+	int master = count == 1 ? fcntl(fds[0], F_DUPFD_CLOEXEC, 3) : -1;
+	if (!config.console || slave >= 0 || phase != RUNNING || master < 0)
+		answer_error(c, "no terminal is waited for", 0);
+	else if (take_master(master) < 0)
+		answer_error(c, "take the terminal", errno);
+	else {
+		answer(c, OK, "", 0);
+		return;
+	}
+	shut(&master);
+}
+
 /* Payload that a frame of each type must have; STDIN may have any. */
-static const u8 payload_size[] = {[ATTACH] = 2, [RESIZE] = 4, [SIGNAL] = 4, [STATUS] = 0};
+static const u8 payload_size[] = {[ATTACH] = 2, [RESIZE] = 4, [SIGNAL] = 4, [TERMINAL] = 0};
 
 static void on_frame(struct client *c)
 {
@@ -1263,7 +1294,7 @@ static int accept_header(struct client *c)
 	u8 type = c->header[0];
 	c->left = get32(c->header + 4);
 	c->filled = 0;
-	if (type < ATTACH || type > STATUS)
+	if (type < ATTACH || type > TERMINAL)
 		return 0;
 	return type == STDIN ? c->left <= MAX_PAYLOAD : c->left == payload_size[type];
 }
@@ -1288,6 +1319,9 @@ static ssize_t receive_header(struct client *c)
 		c->closing = 1;
 	} else if (c->have == HEADER && c->header[0] == EXEC) {
 		on_exec(c, fds, message.msg_flags & MSG_CTRUNC ? 0 : count);
+		c->have = 0;
+	} else if (c->have == HEADER && c->header[0] == TERMINAL) {
+		on_terminal(c, fds, message.msg_flags & MSG_CTRUNC ? 0 : count);
 		c->have = 0;
 	}
 	close_all(fds, count);
@@ -1505,7 +1539,7 @@ static void pair(char *text, char separator, u32 *first, u32 *second, const char
 
 static void parse(int argc, char **argv)
 {
-	static const char *const flags[] = {"--stdin", "--stdin-once", NULL};
+	static const char *const flags[] = {"--stdin", "--stdin-once", "--console", NULL};
 	static const char *const values[] = {"--id",  "--state", "--log",    "--log-max-size", "--log-max-files", "--tty",
 	                                     "--oom", "--owner", "--launch", "--client",       NULL};
 	u32 a, b;
@@ -1520,8 +1554,9 @@ static void parse(int argc, char **argv)
 		while (values[value] && strcmp(argv[i], values[value]))
 			value++;
 		if (flags[flag]) {
-			config.keep_stdin = 1;
-			config.stdin_once |= flag;
+			config.console |= flag == 2;
+			config.keep_stdin |= flag < 2;
+			config.stdin_once |= flag == 1;
 			continue;
 		}
 		if (!values[value] || i + 1 >= argc)

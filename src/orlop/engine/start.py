@@ -108,6 +108,7 @@ def _launch(engine: Engine, container: Container, bundle: Bundle, root: int, att
             inherit=(root,),
             log=bundle.log,
             tty=container.config.tty,
+            console=container.config.tty,
             stdin=container.config.open_stdin,
             stdin_once=container.config.stdin_once,
             owner=_stream_owner(bundle),
@@ -155,7 +156,7 @@ def compile_plan(engine: Engine, container: Container, bundle: Bundle) -> Plan:
         netlink_slot=1 if bundle.networked else None,
         seccomp=bundle.seccomp,
         cgroup_procs=cgroups.procs_paths(engine.cgroups, cgroup_path(container)),
-        terminal="inherit" if container.config.tty else "none",
+        terminal="sync" if container.config.tty else "none",
         parent_death_signal=9,
         clamp=True,
     )
@@ -168,9 +169,13 @@ def _stream_owner(bundle: Bundle) -> tuple[int, int] | None:
 
 
 def _on_sync(engine: Engine, container: Container, bundle: Bundle) -> Callable[[str, int, list[int]], None]:
-    """What this process does at the points where the helper waits: the network, once its namespace exists."""
+    """What this process does at the points where the helper waits: the network, once its namespace exists, and the
+    terminal, which is one of the container's own and belongs to the shim from then on."""
 
     def act(name: str, pid: int, fds: list[int]) -> None:
+        if name == "console":
+            with ShimClient(engine.paths.run(container.id)) as shim:
+                shim.terminal(fds[0])
         if name != "created" or not bundle.networked:
             return
         engine.containers.store.change(container.id, "", networked=True)

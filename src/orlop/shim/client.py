@@ -75,6 +75,14 @@ class ShimClient:
     def status(self) -> State:
         return frames.decode_state(self.request(frames.encode(frames.STATUS), frames.STATE))
 
+    def terminal(self, master: int) -> None:
+        """Hand over the master of the terminal that was made inside the container (of a shim with `console`)."""
+        try:
+            socket.send_fds(self._socket, [frames.encode(frames.TERMINAL)], [master])
+        except OSError as error:
+            raise self._gone() from error
+        self._answer(frames.OK)
+
     def exec_detached(
         self,
         plan: int,

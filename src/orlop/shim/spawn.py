@@ -50,6 +50,7 @@ def start(
     inherit: Sequence[int] = (),
     log: LogFile | None = None,
     tty: bool | tuple[int, int] = False,
+    console: bool = False,
     stdin: bool = False,
     stdin_once: bool = False,
     owner: tuple[int, int] | None = None,
@@ -61,16 +62,17 @@ def start(
     """Start a shim and, through it, the launch helper; the socket on which to follow the helper's handshake.
 
     `plan` and `launch_program` are sealed memfds; they and `inherit` stay the caller's to close. `tty` is rows and
-    columns, or True for a size that a client sets later. `owner` is the host's uid and gid of the process: its
-    standard streams belong to it. `oom_events` is the cgroup's memory.events (v2) or memory.oom_control (v1).
-    `on_exit` is an absolute program and its arguments; it runs with `environment` (default: PATH and HOME) unless an
-    owner confirms that it has taken care. `connect` makes the caller the first client and owner before anything runs,
-    so that no moment is left in which an early end could go unnoticed.
+    columns, or True for a size that a client sets later; with `console` the shim makes none of its own but waits for
+    the master of one that is made inside the container (`ShimClient.terminal`). `owner` is the host's uid and gid of
+    the process: its standard streams belong to it. `oom_events` is the cgroup's memory.events (v2) or
+    memory.oom_control (v1). `on_exit` is an absolute program and its arguments; it runs with `environment` (default:
+    PATH and HOME) unless an owner confirms that it has taken care. `connect` makes the caller the first client and
+    owner before anything runs, so that no moment is left in which an early end could go unnoticed.
 
     Raises the kind of error that fits when the shim can't start: FailedPrecondition where one already runs.
     """
     arguments = _arguments(
-        container_id, directory, len(inherit), log, tty, stdin, stdin_once, owner, oom_events, connect
+        container_id, directory, len(inherit), log, tty, console, stdin, stdin_once, owner, oom_events, connect
     )
     if on_exit:
         arguments += ["--on-exit", *on_exit]
@@ -104,6 +106,7 @@ def _arguments(
     inherited: int,
     log: LogFile | None,
     tty: bool | tuple[int, int],
+    console: bool,
     stdin: bool,
     stdin_once: bool,
     owner: tuple[int, int] | None,
@@ -120,7 +123,7 @@ def _arguments(
         arguments += ["--log", log.path, "--log-max-size", str(log.max_size), "--log-max-files", str(log.max_files)]
     if tty:
         rows, columns = tty if isinstance(tty, tuple) else (0, 0)
-        arguments += ["--tty", f"{rows}x{columns}"]
+        arguments += ["--tty", f"{rows}x{columns}"] + (["--console"] if console else [])
     if stdin:
         arguments.append("--stdin-once" if stdin_once else "--stdin")
     if owner is not None:

@@ -9,6 +9,7 @@ whose attributes are the real module's, imported at the first look. Afterwards t
 
 from __future__ import annotations
 
+import _datetime  # type: ignore[import-not-found]
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ DEFERRED: dict[str, tuple[str, ...]] = {
     "fnmatch": (),  # pathlib, for glob
     "ntpath": (),  # pathlib, for paths of Windows
     "selectors": (),  # socket, for sendfile
+    "array": (),  # socket, for send_fds
 }
 
 
@@ -65,6 +67,8 @@ def deferred() -> Iterator[None]:
     platform.system = lambda: "Linux"  # type: ignore[attr-defined]
     if "platform" not in sys.modules:
         placed["platform"] = platform
+    if "datetime" not in sys.modules:  # the same types, without the module that has all of it in Python once more
+        placed["datetime"] = _datetime
     sys.modules.update(placed)
     try:
         yield

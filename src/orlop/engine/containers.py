@@ -104,7 +104,7 @@ class Containers:
 
     def rename(self, ref: str, name: str) -> Container:
         """Give a container another name."""
-        if not NAME.fullmatch(name):
+        if not re.fullmatch(NAME, name):
             raise InvalidArgument(f"container name {name[:80]!r}: want [a-zA-Z0-9][a-zA-Z0-9_.-]+")
         container = self.get(ref)
         return self.store.reconfigure(container.id, name, msgspec.structs.replace(container.config, name=name))

@@ -14,8 +14,8 @@ from orlop.spec.runtime import CPU, BlockIO, Device, DeviceCgroup, Memory, Pids,
 
 MEMORY_MINIMUM = 6 << 20  # bytes; Docker's, below which a container hardly starts
 _PERIOD = 100_000  # microseconds; the kernel's default
-_DEVICE_RULE = re.compile(r"([abc]) (\d{1,10}|\*):(\d{1,10}|\*) ([rwm]{1,3})")
-_CPUSET = re.compile(r"\d{1,6}(-\d{1,6})?(,\d{1,6}(-\d{1,6})?)*")
+_DEVICE_RULE = r"([abc]) (\d{1,10}|\*):(\d{1,10}|\*) ([rwm]{1,3})"
+_CPUSET = r"\d{1,6}(-\d{1,6})?(,\d{1,6}(-\d{1,6})?)*"
 _MAX = (1 << 63) - 1
 
 
@@ -70,13 +70,13 @@ def _check_cpu(limits: Limits) -> None:
     if limits.cpu_shares is not None and limits.cpu_shares < 0:
         raise InvalidArgument(f"invalid value {limits.cpu_shares} for cpu shares: can not be less than 0")
     for text, name in ((limits.cpuset_cpus, "cpus"), (limits.cpuset_mems, "mems")):
-        if text and not _CPUSET.fullmatch(text):
+        if text and not re.fullmatch(_CPUSET, text):
             raise InvalidArgument(f"invalid value {text[:64]} for cpuset {name}")
 
 
 def device_rule(text: str) -> DeviceCgroup:
     """Read `--device-cgroup-rule`, as `c 42:* rmw`."""
-    found = _DEVICE_RULE.fullmatch(text)
+    found = re.fullmatch(_DEVICE_RULE, text)
     if not found:
         raise InvalidArgument(f"invalid device cgroup rule format: '{text[:64]}'")
     kind, major, minor, access = found.groups()

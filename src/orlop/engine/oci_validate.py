@@ -15,9 +15,9 @@ from orlop.spec.errors import InvalidArgument, Unimplemented
 from orlop.spec.image import ContainerDefaults
 from orlop.spec.signals import parse_signal
 
-NAME = re.compile(r"/?[a-zA-Z0-9][a-zA-Z0-9_.-]+")
-_HOSTNAME = re.compile(r"[a-zA-Z0-9_]([a-zA-Z0-9_.-]{0,62}[a-zA-Z0-9_])?")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+NAME = r"/?[a-zA-Z0-9][a-zA-Z0-9_.-]+"
+_HOSTNAME = r"[a-zA-Z0-9_]([a-zA-Z0-9_.-]{0,62}[a-zA-Z0-9_])?"
+_CONTROL = frozenset(map(chr, (*range(32), 127)))
 _RESTART = ("no", "always", "on-failure", "unless-stopped")
 
 # field: (the modes it may have besides container:<id>, whether container:<id> is one)
@@ -32,7 +32,7 @@ _MODES: dict[str, tuple[tuple[str, ...], bool]] = {
 
 def validate(config: ContainerConfig) -> None:
     """Raise InvalidArgument for what is wrong or contradictory, and Unimplemented for what is not done yet."""
-    if config.name and not NAME.fullmatch(config.name):
+    if config.name and not re.fullmatch(NAME, config.name):
         raise InvalidArgument(
             f"invalid container name ({config.name[:128]!r}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed"
         )
@@ -51,7 +51,7 @@ def validate(config: ContainerConfig) -> None:
 
 def _check_names(config: ContainerConfig) -> None:
     for value, what in ((config.hostname, "hostname"), (config.domainname, "domainname")):
-        if value and not _HOSTNAME.fullmatch(value):
+        if value and not re.fullmatch(_HOSTNAME, value):
             raise InvalidArgument(f"invalid {what} format: {value[:80]!r}")
     for pairs, what in ((config.labels, "label"), (config.annotations, "annotation")):
         if any(not name or "\0" in name + value for name, value in pairs.items()):
@@ -62,7 +62,8 @@ def _check_names(config: ContainerConfig) -> None:
         raise InvalidArgument(f"invalid stop timeout: {config.stop_timeout}")
     if config.log.driver not in ("json-file", "none"):
         raise Unimplemented(f"logger: no log driver named {config.log.driver[:32]!r} is registered")
-    if config.cgroup_parent and (".." in config.cgroup_parent.split("/") or _CONTROL.search(config.cgroup_parent)):
+    parent = config.cgroup_parent
+    if ".." in parent.split("/") or not _CONTROL.isdisjoint(parent):
         raise InvalidArgument(f"invalid cgroup parent: {config.cgroup_parent[:80]!r}")
 
 
@@ -83,7 +84,7 @@ def _is_container(mode: str) -> bool:
 
 def _check_network(config: ContainerConfig) -> None:
     network, mode = config.network, config.network.mode
-    if _CONTROL.search(mode) or " " in mode or mode == "container:":
+    if not _CONTROL.isdisjoint(mode) or " " in mode or mode == "container:":
         raise InvalidArgument(f"invalid network mode: {mode[:80]!r}")
     if mode.startswith("container:"):
         for present, what in (
@@ -104,7 +105,7 @@ def _check_network(config: ContainerConfig) -> None:
     _conflict(config.uts_mode == "host" and bool(config.domainname), "domainname and the UTS mode")
     for entry in network.extra_hosts:
         name, separator, address = entry.replace("=", ":", 1).partition(":")
-        if not name or not separator or not address or _CONTROL.search(entry) or " " in entry:
+        if not name or not separator or not address or not _CONTROL.isdisjoint(entry) or " " in entry:
             raise InvalidArgument(f"bad format for add-host: {entry[:80]!r}")
 
 
@@ -165,7 +166,7 @@ def _check_mount(request: MountRequest) -> None:
         raise InvalidArgument(f"mount type unknown: {request.type[:32]!r}")
     if request.type == "bind" and (not request.source.startswith("/") or "\0" in request.source):
         raise InvalidArgument(f"{what}: invalid mount path: {request.source[:128]!r} mount path must be absolute")
-    if request.type == "volume" and request.source and not NAME.fullmatch(request.source):
+    if request.type == "volume" and request.source and not re.fullmatch(NAME, request.source):
         raise InvalidArgument(
             f"{request.source[:80]!r} includes invalid characters for a local volume name, only "
             '"[a-zA-Z0-9][a-zA-Z0-9_.-]" are allowed'

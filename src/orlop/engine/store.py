@@ -14,7 +14,7 @@ from orlop.engine.records import Container, ContainerRecord, Event
 from orlop.metadata.database import Database
 from orlop.spec.errors import AlreadyExists, InvalidArgument, NotFound
 
-NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
+NAME = r"[a-zA-Z0-9][a-zA-Z0-9_.-]+"
 _COLUMNS = "id, namespace, name, state, created, config, record"
 _RECORD = msgspec.json.Decoder(ContainerRecord)
 _CONFIG = msgspec.json.Decoder(ContainerConfig)

@@ -15,7 +15,7 @@ from orlop.metadata.database import Database
 from orlop.spec.errors import FailedPrecondition, InvalidArgument, NotFound, Unimplemented, os_errors
 from orlop.sys.tree import remove_tree
 
-_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
+_NAME = r"[a-zA-Z0-9][a-zA-Z0-9_.-]+"
 
 
 class Volumes:
@@ -42,7 +42,7 @@ class Volumes:
             raise Unimplemented(f"volume driver {driver!r}: only `local` is there")
         if options:
             raise Unimplemented(f"volume option {next(iter(options))!r}: the local driver takes none yet")
-        if name and not _NAME.fullmatch(name):
+        if name and not re.fullmatch(_NAME, name):
             raise InvalidArgument(f"volume name {name[:80]!r}: want [a-zA-Z0-9][a-zA-Z0-9_.-]+")
         anonymous = not name
         volume = Volume(name=name or random_id(), created=time.time(), labels=labels or {}, anonymous=anonymous)

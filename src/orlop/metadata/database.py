@@ -8,7 +8,6 @@ documents in a `record` column, beside the columns that are looked up or must be
 from __future__ import annotations
 
 import os
-import sqlite3
 from _thread import _local  # threading.local, without what else is in threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +16,10 @@ from typing import Any
 
 from orlop.metadata.schema import MIGRATIONS
 from orlop.spec.errors import FailedPrecondition, Internal, OrlopError, ResourceExhausted, Unavailable
+from orlop.standins import deferred
+
+with deferred():
+    import sqlite3
 
 BUSY_TIMEOUT = 30.0  # seconds that a writer waits for another one
 RESERVE = 1 << 20  # bytes of the file that is given up on a full disk

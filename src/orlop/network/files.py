@@ -7,13 +7,13 @@ of `--dns`, `--dns-search` and `--dns-option` in place of the host's lines of th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from ipaddress import ip_address
 
 from orlop.spec.errors import InvalidArgument
 
 FALLBACK_NAMESERVERS = ("8.8.8.8", "8.8.4.4")
 FALLBACK_NAMESERVERS6 = ("2001:4860:4860::8888", "2001:4860:4860::8844")
 HOST_GATEWAY = "host-gateway"
+_OCTETS = frozenset(map(str, range(256)))
 _LIMIT = 256  # characters of a name or an option
 
 _LOCAL = """\
@@ -61,6 +61,8 @@ def _extra_host(entry: str, gateway: str) -> tuple[str, str]:
         if not gateway:
             raise InvalidArgument(f"extra host {entry[:64]}: this network has no gateway to the host")
         address = gateway
+    from ipaddress import ip_address
+
     try:
         return str(ip_address(address)), _checked(name)
     except ValueError:
@@ -107,6 +109,8 @@ def resolv_conf(
 
 
 def _nameserver(text: str) -> str:
+    from ipaddress import ip_address
+
     try:
         return str(ip_address(text))
     except ValueError:
@@ -128,6 +132,11 @@ def _parsed(text: str) -> dict[str, list[str]]:
 
 
 def _reachable(server: str, ipv6: bool) -> bool:
+    octets = server.split(".")
+    if len(octets) == 4 and _OCTETS.issuperset(octets):  # as nearly always: nothing to import for that
+        return octets[0] != "127"
+    from ipaddress import ip_address
+
     try:
         address = ip_address(server)
     except ValueError:

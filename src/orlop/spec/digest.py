@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 from orlop.spec.errors import InvalidArgument
@@ -11,7 +10,7 @@ if TYPE_CHECKING:
     import hashlib
 
 _HEX_LENGTH = {"sha256": 64, "sha384": 96, "sha512": 128}
-_HEX = re.compile(r"[a-f0-9]+")
+_HEX = frozenset("0123456789abcdef")
 
 
 class Digest(str):
@@ -25,7 +24,7 @@ class Digest(str):
         algorithm, colon, hexes = text.partition(":")
         if not colon or algorithm not in _HEX_LENGTH:
             raise InvalidArgument(f"digest {text[:160]!r}: want sha256, sha384 or sha512 and a colon before the hex")
-        if len(hexes) != _HEX_LENGTH[algorithm] or not _HEX.fullmatch(hexes):
+        if len(hexes) != _HEX_LENGTH[algorithm] or not _HEX.issuperset(hexes):
             raise InvalidArgument(f"digest {text[:160]!r}: want {_HEX_LENGTH[algorithm]} lower-case hex digits")
         return super().__new__(cls, text)
 

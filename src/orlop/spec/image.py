@@ -48,7 +48,8 @@ LAYER_COMPRESSION: dict[str, str] = {
     "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip": "gzip",
 }
 MAX_DOCUMENT = 4 << 20  # bytes of a manifest, index or config (distribution-spec, "Pushing Manifests": 4 MiB)
-_MEDIA_TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}/[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}")
+_USUAL_TYPES = INDEX_TYPES | MANIFEST_TYPES | CONFIG_TYPES | LAYER_COMPRESSION.keys()
+_MEDIA_TYPE = r"[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}/[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}"
 
 
 class Descriptor(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, kw_only=True):
@@ -67,7 +68,7 @@ class Descriptor(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True
         Digest(self.digest)
         if self.size < 0:
             raise ValueError("size is negative")
-        if not _MEDIA_TYPE.fullmatch(self.media_type):
+        if self.media_type not in _USUAL_TYPES and not re.fullmatch(_MEDIA_TYPE, self.media_type):
             raise ValueError(f"bad media type {self.media_type[:80]!r}")
 
 

@@ -8,7 +8,7 @@ import msgspec
 
 from orlop.spec.errors import InvalidArgument
 
-_PART = re.compile(r"[A-Za-z0-9_.-]+")
+_PART = r"[A-Za-z0-9_.-]+"
 _ARCH = {
     "x86_64": ("amd64", ""),
     "x86-64": ("amd64", ""),
@@ -53,7 +53,7 @@ class Platform(msgspec.Struct, frozen=True, omit_defaults=True):
 def parse_platform(text: str, host: Platform) -> Platform:
     """Read `os`, `arch`, `os/arch` or `os/arch/variant`; what is left out comes from `host`."""
     parts = text.split("/")
-    if not 1 <= len(parts) <= 3 or not all(_PART.fullmatch(part) for part in parts):
+    if not 1 <= len(parts) <= 3 or not all(re.fullmatch(_PART, part) for part in parts):
         raise InvalidArgument(f"platform {text!r}: want os/architecture[/variant], such as linux/arm64/v8")
     if len(parts) == 1:
         if parts[0].lower() in ("linux", "windows", "darwin", "freebsd"):

@@ -15,10 +15,11 @@ from orlop.spec.errors import InvalidArgument
 
 DEFAULT_DOMAIN = "docker.io"
 DEFAULT_TAG = "latest"
-_COMPONENT = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*")
+_COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _HOST = r"(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]*[a-zA-Z0-9])"
-_DOMAIN = re.compile(rf"(?:{_HOST}(?:\.{_HOST})*|\[[a-fA-F0-9:]+\])(?::[0-9]+)?")
-_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
+_DOMAIN = rf"(?:{_HOST}(?:\.{_HOST})*|\[[a-fA-F0-9:]+\])(?::[0-9]+)?"
+_TAG = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}"
+_PLAIN = frozenset("abcdefghijklmnopqrstuvwxyz0123456789")  # spares most names the compiling of an expression
 _MAX_NAME = 255
 
 
@@ -61,19 +62,19 @@ def parse_reference(text: str, default_tag: str = DEFAULT_TAG) -> Reference:
     shown = repr(text[:80])
     if not text:
         raise InvalidArgument("image reference is empty")
-    if re.fullmatch(r"[a-f0-9]{64}", text):
+    if len(text) == 64 and re.fullmatch(r"[a-f0-9]{64}", text):
         raise InvalidArgument(f"image reference {shown}: 64 hex digits are an image ID, not a name")
     rest, at, digest = text.partition("@")
     if at:
         digest = Digest(digest)
     domain, rest = _split_domain(rest)
     path, colon, tag = rest.partition(":")
-    if colon and not _TAG.fullmatch(tag):
+    if colon and not (0 < len(tag) <= 128 and _PLAIN.issuperset(tag)) and not re.fullmatch(_TAG, tag):
         raise InvalidArgument(f"image reference {shown}: bad tag {tag[:40]!r}")
-    if not _DOMAIN.fullmatch(domain):
+    if domain != DEFAULT_DOMAIN and not re.fullmatch(_DOMAIN, domain):
         raise InvalidArgument(f"image reference {shown}: bad registry host {domain[:40]!r}")
     for component in path.split("/"):
-        if not _COMPONENT.fullmatch(component):
+        if not (component and _PLAIN.issuperset(component)) and not re.fullmatch(_COMPONENT, component):
             raise InvalidArgument(f"image reference {shown}: {_why(component)}")
     if len(domain) + 1 + len(path) > _MAX_NAME:
         raise InvalidArgument(f"image reference {shown}...: the name is longer than {_MAX_NAME} characters")
@@ -94,6 +95,6 @@ def _split_domain(text: str) -> tuple[str, str]:
 def _why(component: str) -> str:
     if not component:
         return "a component of the name is empty"
-    if component.lower() != component and _COMPONENT.fullmatch(component.lower()):
+    if component.lower() != component and re.fullmatch(_COMPONENT, component.lower()):
         return "repository names are lower case"
     return f"bad name component {component[:40]!r}"

@@ -18,5 +18,5 @@ def start_time(pid: int) -> int | None:
 
 def boot_id() -> str:
     """A random name of this boot (random(4))."""
-    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+    with open("/proc/sys/kernel/random/boot_id", encoding="utf-8") as file:
         return file.read().strip()

@@ -3,7 +3,7 @@ something to show."""
 
 from __future__ import annotations
 
-import threading
+from _thread import allocate_lock  # threading.Lock, without what else is in threading
 from typing import TYPE_CHECKING, Protocol, TextIO
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class LazyProgress:
         self._heading = heading
         self._display: Display | None = None
         self._closed = False
-        self._lock = threading.Lock()
+        self._lock = allocate_lock()
 
     def __call__(self, progress: Progress) -> None:
         with self._lock:

@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 from orlop.spec.errors import InvalidArgument
 
-_SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([kmgtp]?)i?b?", re.ASCII)
+_SIZE = r"(\d+(?:\.\d+)?) ?([kmgtp]?)i?b?"
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4, "p": 5}
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h)")
+_DURATION = r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h)"
 _SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -17,7 +17,7 @@ def parse_size(text: str, what: str) -> int:
     """Bytes of `64m`, `1.5g`, `512` (powers of 1024). -1 stays -1: no limit."""
     if text == "-1":
         return -1
-    match = _SIZE.fullmatch(text.strip().lower())
+    match = re.fullmatch(_SIZE, text.strip().lower(), re.ASCII)
     if not match:
         raise InvalidArgument(f"invalid size {text[:40]!r} for {what}: want a number with b, k, m or g")
     return int(float(match[1]) * 1024 ** _POWERS[match[2]])
@@ -25,9 +25,9 @@ def parse_size(text: str, what: str) -> int:
 
 def parse_duration(text: str, what: str) -> float:
     """Seconds of `1m30s`, `1.5h`, `500ms`."""
-    if not text or "".join(m[0] for m in _DURATION.finditer(text)) != text:
+    if not text or "".join(m[0] for m in re.finditer(_DURATION, text)) != text:
         raise InvalidArgument(f"invalid duration {text[:40]!r} for {what}: want a form like 10s or 1m30s")
-    return sum(float(number) * _SECONDS[unit] for number, unit in _DURATION.findall(text))
+    return sum(float(number) * _SECONDS[unit] for number, unit in re.findall(_DURATION, text))
 
 
 def parse_integer(text: str, what: str) -> int:

@@ -69,6 +69,7 @@ COMMANDS: dict[str, Command] = {
     "history": _c("history", "Show the history of an image"),
     "events": _c("events", "Get real time events"),
     "info": _c("info", "Display system-wide information"),
+    "serve": _c("serve", "Serve orlop-runtime on a socket, with everything loaded"),
     "version": _c("version", "Show the Orlop version information"),
     "plan": _c("plan", "Print the launch plan of a container, system call by system call"),
     "explain": _c("explain", "Show a container or an image in one screen, and where each part comes from"),

@@ -10,6 +10,7 @@ import msgspec
 from orlop.cli.flags import Options, Syntax, many, switch, value
 from orlop.cli.runtime_start import FLAGS, connect_console, preserved, write_pid
 from orlop.runtime import exec as execution
+from orlop.runtime.children import children
 from orlop.runtime.foreground import Foreground
 from orlop.runtime.state import Store
 from orlop.spec.document import decode
@@ -71,7 +72,7 @@ def _detached(options: Options, store: Store, process: Process, fds: tuple[int, 
     write_pid(options, pid)
     if options.detach:
         return 0
-    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    code = os.waitstatus_to_exitcode(children().wait(pid)[1])
     return code if code >= 0 else 128 - code
 
 

@@ -10,6 +10,7 @@ import msgspec
 
 from orlop.cgroups import apply as cgroups
 from orlop.runtime import hooks, idmaps
+from orlop.runtime.children import children
 from orlop.runtime.compile import CreateRequest, Terminal, compile_create
 from orlop.runtime.compile_process import Filter, available, ungranted
 from orlop.runtime.facts import Host
@@ -277,7 +278,7 @@ class _Making:
         from orlop.runtime.delete import destroy
 
         try:
-            os.waitpid(self.record.init_process_pid, os.WNOHANG) if self.record.init_process_pid else None
+            children().wait(self.record.init_process_pid, os.WNOHANG) if self.record.init_process_pid else None
         except ChildProcessError:
             pass
         ran = bool(self.record.init_process_pid)

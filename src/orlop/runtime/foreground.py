@@ -11,6 +11,8 @@ import tty
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from orlop.runtime.children import children
+
 _KEPT = {signal.SIGCHLD, signal.SIGPIPE, signal.SIGKILL, signal.SIGSTOP, signal.SIGURG}
 _CHUNK = 65536
 
@@ -63,7 +65,7 @@ class Foreground:
             poll.register(self.master, select.POLLIN)
             poll.register(0, select.POLLIN)
         while True:
-            done, status = os.waitpid(pid, os.WNOHANG)
+            done, status = children().wait(pid, os.WNOHANG)
             if done:
                 self._drain()
                 return status

@@ -6,6 +6,7 @@ import os
 import select
 import signal
 
+from orlop.runtime.children import children
 from orlop.spec.document import encode
 from orlop.spec.errors import DeadlineExceeded, FailedPrecondition, from_os
 from orlop.spec.runtime import Hook, State
@@ -36,11 +37,7 @@ def _run(hook: Hook, where: str, state: bytes) -> None:
         # without an environment of its own a hook gets the runtime's, as with the other runtimes
         own = dict(entry.split("=", 1) for entry in hook.env if "=" in entry)
         environment = own if hook.env else dict(os.environ)
-        actions = [(os.POSIX_SPAWN_DUP2, stdin, 0)]
-        # Signals that this process holds back while it starts a container must reach a hook.
-        pid = os.posix_spawn(
-            hook.path, list(hook.args) or [hook.path], environment, file_actions=actions, setsigmask=()
-        )
+        pid = children().hook(hook.path, list(hook.args) or [hook.path], environment, stdin)
     except OSError as error:
         kind = from_os(error, where)
         raise FailedPrecondition(str(kind)) from error
@@ -58,8 +55,8 @@ def _wait(pid: int, timeout: int | None, where: str) -> None:
         os.close(pidfd)
         if not in_time:
             os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
+            children().wait(pid)
             raise DeadlineExceeded(f"{where}: timed out after {timeout} s")
-    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    code = os.waitstatus_to_exitcode(children().wait(pid)[1])
     if code:
         raise FailedPrecondition(f"{where}: {f'exit status {code}' if code > 0 else f'killed by signal {-code}'}")

@@ -6,6 +6,7 @@ import os
 
 from orlop.cgroups.facts import CgroupHost
 from orlop.cgroups.probe import probe
+from orlop.runtime.children import children
 from orlop.runtime.facts import UNLIMITED, Host, Limit
 from orlop.spec.errors import FailedPrecondition, from_os
 
@@ -41,8 +42,8 @@ def probe_host() -> Host:
             last_capability=int(_read("/proc/sys/kernel/cap_last_cap")),
             cgroups=_control_groups(),
             security_modules=_security_modules(),
-            limits=parse_limits(_read("/proc/self/limits")),
-            oom_score_adj=int(_read("/proc/self/oom_score_adj")),
+            limits=parse_limits(_read(f"/proc/{children().parent}/limits")),
+            oom_score_adj=int(_read(f"/proc/{children().parent}/oom_score_adj")),
         )
     except OSError as error:
         raise from_os(error, "read") from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from orlop.runtime import compile_mounts
+from orlop.runtime.children import children
 from orlop.runtime.launch import launch
 from orlop.runtime.namespaces import FLAGS
 from orlop.runtime.ops import Clone, Exit, Sync
@@ -56,5 +57,5 @@ def _user_namespace(uids: Mappings, gids: Mappings) -> int:
         )
     )
     launched = launch(plan, on_sync=hold)
-    os.waitpid(launched.pid, 0)
+    children().wait(launched.pid)
     return held[0]

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from orlop.runtime import slots
+from orlop.runtime.children import children
 from orlop.runtime.encode import encode
 from orlop.runtime.handshake import CLONED, FAILED, GO_ON, MESSAGE_MAX, Handshake, Message, parse_message
 from orlop.runtime.ops import Clone, Execve, FindExec
@@ -81,11 +82,7 @@ def launch(
 def _start(plan: Plan, control: socket.socket, stdio: tuple[int, int, int], inherit: Sequence[int]) -> int:
     encoded = prepare(plan, len(inherit))
     try:
-        program = launch_program()
-        try:
-            return spawn(program, encoded, control.fileno(), stdio, inherit)
-        finally:
-            os.close(program)
+        return children().helper(encoded, control.fileno(), stdio, inherit)
     finally:
         os.close(encoded)
 
@@ -119,7 +116,7 @@ def _kill(pid: int) -> None:
 def _reap(pids: Sequence[int]) -> None:
     for pid in pids:
         try:
-            os.waitpid(pid, 0)
+            children().wait(pid)
         except ChildProcessError:
             pass
 

@@ -1,0 +1,53 @@
+"""The front end as the worker sees it: the process that starts the container's processes and waits for them."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping, Sequence
+
+from orlop.spec.errors import Aborted, InvalidArgument
+from orlop.wire.front import NOWHERE, UNMASK, WAIT, pack, pack_spawn, parse_answer
+
+_FIRST_INHERITED = 6  # of the launch helper, see `runtime.launch`
+
+
+class FrontChildren:
+    """See `runtime.children.Children`. `program` is the launch helper's sealed file."""
+
+    def __init__(self, connection: socket.socket, pid: int, program: int) -> None:
+        self.parent = str(pid)
+        self._connection = connection
+        self._program = program
+
+    def helper(self, plan: int, control: int, stdio: tuple[int, int, int], inherit: Sequence[int]) -> int:
+        fds = (self._program, *stdio, plan, control, *inherit)
+        targets = (NOWHERE, 0, 1, 2, 3, 4, *range(_FIRST_INHERITED, _FIRST_INHERITED + len(inherit)))
+        return self._spawn(pack_spawn("", ("orlop-launch",), (), targets), fds)
+
+    def hook(self, path: str, arguments: Sequence[str], environment: Mapping[str, str], stdin: int) -> int:
+        variables = [f"{name}={value}" for name, value in environment.items()]
+        return self._spawn(pack_spawn(path, arguments, variables, (0, 1, 2), UNMASK), (stdin, 1, 2), path)
+
+    def wait(self, pid: int, options: int = 0) -> tuple[int, int]:
+        """waitpid(2) there; while it blocks, signals still come here."""
+        found, status = self._ask(pack(WAIT, pid, options))
+        if found < 0:
+            raise OSError(-found, os.strerror(-found))
+        return found, status
+
+    def _spawn(self, message: bytes, fds: Sequence[int], path: str = "") -> int:
+        pid, _ = self._ask(message, fds)
+        if pid < 0:
+            raise OSError(-pid, os.strerror(-pid), path or None)
+        return pid
+
+    def _ask(self, message: bytes, fds: Sequence[int] = ()) -> tuple[int, int]:
+        try:
+            if fds:
+                socket.send_fds(self._connection, [message], fds)
+            else:
+                self._connection.send(message)
+            return parse_answer(self._connection.recv(64))
+        except (OSError, InvalidArgument) as error:
+            raise Aborted("the front end is gone") from error

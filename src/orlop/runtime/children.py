@@ -1,0 +1,62 @@
+"""Who starts processes and waits for them: this process, or, in the daemon, the front end that it works for.
+
+A container's first process is to be a child of whoever called the runtime, so that a caller that collects orphans
+(PR_SET_CHILD_SUBREAPER) gets it. Where the daemon serves `orlop-runtime`, that is another process than this one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from orlop.runtime.spawn import launch_program, spawn
+
+
+class Children(Protocol):
+    """`helper` starts the launch helper (see `launch`) and `hook` a program with `stdin` and the other two standard
+    streams; both return the pid. `wait` is waitpid(2). `parent` is the directory in /proc of the process that does all
+    this, whose limits and capabilities bound what it starts."""
+
+    parent: str
+
+    def helper(self, plan: int, control: int, stdio: tuple[int, int, int], inherit: Sequence[int]) -> int: ...
+
+    def hook(self, path: str, arguments: Sequence[str], environment: Mapping[str, str], stdin: int) -> int: ...
+
+    def wait(self, pid: int, options: int = 0) -> tuple[int, int]: ...
+
+
+class Own:
+    """They are children of this process."""
+
+    parent = "self"
+
+    def helper(self, plan: int, control: int, stdio: tuple[int, int, int], inherit: Sequence[int]) -> int:
+        program = launch_program()
+        try:
+            return spawn(program, plan, control, stdio, inherit)
+        finally:
+            os.close(program)
+
+    def hook(self, path: str, arguments: Sequence[str], environment: Mapping[str, str], stdin: int) -> int:
+        actions = [(os.POSIX_SPAWN_DUP2, stdin, 0)]
+        # Signals that this process holds back while it starts a container must reach a hook.
+        return os.posix_spawn(path, list(arguments), environment, file_actions=actions, setsigmask=())
+
+    def wait(self, pid: int, options: int = 0) -> tuple[int, int]:
+        return os.waitpid(pid, options)
+
+
+_now: Children = Own()
+
+
+def children() -> Children:
+    """Who starts processes now."""
+    return _now
+
+
+def entrust(others: Children) -> None:
+    """Let someone else do it from now on. For a process that serves one command at a time."""
+    global _now
+    _now = others

@@ -146,6 +146,7 @@ def kill(host: CgroupHost, path: str, patience: float = _PATIENCE) -> None:
             _kill_frozen(group)
         if not _living(group):
             return
+        _thaw_astray(group)
     raise DeadlineExceeded(f"cgroup {group.path} still has processes {patience:g} seconds after they were killed")
 
 
@@ -190,6 +191,19 @@ def _try_thaw(group: Group) -> None:
             write_file(f"{group.directory('unified')}/cgroup.freeze", "0")
     except FileNotFoundError:
         pass
+
+
+def _thaw_astray(group: Group) -> None:
+    """A killed process that someone has moved to another v1 freezer group, and frozen there, does not die."""
+    top = group.host.mounts.get("freezer")
+    for pid in _all_pids(group) if top else ():
+        try:
+            lines = read(f"/proc/{pid}/cgroup").splitlines()
+            path = next(line.split(":", 2)[2] for line in lines if "freezer" in line.split(":", 2)[1].split(","))
+            if path != "/":
+                write_file(f"{top}{path}/freezer.state", "THAWED")
+        except (OSError, StopIteration):
+            pass  # gone meanwhile
 
 
 def _all_pids(group: Group) -> tuple[int, ...]:

@@ -63,7 +63,8 @@ def _without_zeros(part: S) -> S:
 
 def overlaid(old: Resources, changes: Resources) -> Resources:
     """The limits that hold once `changes` are in force over `old`."""
-    return _over(old, changes)
+    whole: Resources = _over(old, changes)
+    return whole
 
 
 def _over(old: Any, new: Any) -> Any:

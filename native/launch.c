@@ -341,14 +341,11 @@ static int op_WriteFile(const struct WriteFile *a) {
 }
 static int op_Chdir(const struct Chdir *a) {
   char where[PATH_MAX];
-  if (a->at < 0) { if (chdir(a->path)) return -errno; }
-  else {
-    int fd = resolve(a->at, a->path, O_PATH | O_DIRECTORY, 0);
-    if (fd < 0) return -errno;
-    int e = done(fchdir(fd));
-    close(fd);
-    if (e) return e;
-  }
+  int fd = resolve(a->at, a->path, O_PATH | O_DIRECTORY, 0);
+  if (fd < 0) return -errno;
+  int e = done(fchdir(fd));
+  close(fd);
+  if (e) return e;
   /* A directory outside the root has a name that begins with "(unreachable)": a way out of the container. */
   if (pivoted && (syscall(SYS_getcwd, where, sizeof where) < 0 || where[0] != '/')) {
     snprintf(detail, sizeof detail, "the working directory is outside the container");

@@ -1,12 +1,21 @@
 /* Feeds plans to the helper's decoder, whose operations here do nothing but look at what they were given.
  *
  * libFuzzer:  clang -g -fsanitize=fuzzer,address,undefined -DLIBFUZZER -o fuzz-plan native/fuzz/plan.c
- * otherwise:  cc -g -fsanitize=address,undefined -o fuzz-plan native/fuzz/plan.c; ./fuzz-plan <samples
- *             where each sample has its length before it (u32)
- * Leaks don't count (ASAN_OPTIONS=detect_leaks=0): the helper leaves its few lists to exec and exit. */
+ * otherwise:  cc -g -fsanitize=address,undefined -o fuzz-plan native/fuzz/plan.c; ./fuzz-plan FILE|DIRECTORY... */
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
+
+/* The helper leaves its lists to exec and exit; here each input's are freed after it. */
+static void *lists[1 << 16];
+static unsigned lists_count;
+static void *list_of(size_t count, size_t size) {
+  if (lists_count == sizeof lists / sizeof *lists) return NULL;
+  return lists[lists_count++] = calloc(count, size);
+}
+#define calloc list_of
 #include "../reader.h"
+#undef calloc
 #include "../ops.h"
 
 static volatile unsigned sink;
@@ -31,13 +40,16 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
       }
     }
   }
+  while (lists_count) free(lists[--lists_count]);
   return 0;
 }
 
+#include "fuzz.h"
 #ifndef LIBFUZZER
-int main(void) {
+/* Without arguments: samples on standard input, each with its length before it (u32). */
+int main(int argc, char **argv) {
   uint32_t size;
-  unsigned samples = 0;
+  if (argc > 1) return feed_all(argc - 1, argv + 1);
   for (; fread(&size, sizeof size, 1, stdin) == 1; samples++) {
     uint8_t *data = malloc(size ? size : 1); /* its own block, so that a step beyond its end is seen */
     if (!data || fread(data, 1, size, stdin) != size) return 2;

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from orlop.engine.config import NetworkRequest, PortBinding
+from orlop.sys.netlink import Netlink
+from orlop.wire import rtnetlink as rt
 
 if TYPE_CHECKING:
     from conftest import Box, Host
@@ -85,7 +87,19 @@ def test_killed_while_detaching(host: Host) -> None:
         if not died:
             break
         step += 1
-    assert step == 3  # rules, veth, bridge
+    assert step == 2  # rules, devices
+
+
+def test_killed_before_devices_in_a_group_were_deleted(host: Host) -> None:
+    networks, before = host.networks(), host.devices()
+    box = host.box()
+    attachment = networks.attach("web", REQUEST, box.pid, box.netlink_fd)
+    with Netlink() as netlink:
+        link = netlink.link(attachment.host_device)
+        assert link is not None
+        netlink.perform(rt.link_set(link.index, group=0x4F000000 | link.index))
+    networks.detach("web")
+    assert (host.devices(), host.rules(), networks.leftovers(())) == (before, "", ())
 
 
 def test_reboot_forgets_the_state_directory(host: Host) -> None:

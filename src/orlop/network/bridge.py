@@ -5,10 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import socket
-import threading
 import time
+from _thread import start_new_thread  # without what else is in threading
 from collections.abc import Callable, Sequence
 from ipaddress import ip_address
+from itertools import takewhile
 
 from orlop.network import plan
 from orlop.network.plan import (
@@ -31,6 +32,7 @@ from orlop.sys.netlink import NETLINK_NETFILTER, Netlink, Refused
 from orlop.wire import rtnetlink as rt
 
 DELETE_TIMEOUT = 30.0  # seconds
+_GROUP = 0x4F000000  # devices that are deleted together: this, and the index of one of them
 IP_PROGRAMS = ("/usr/sbin/ip", "/sbin/ip", "/usr/bin/ip", "/bin/ip")
 
 Inside = AddAddress | LinkUp | AddRoute
@@ -53,6 +55,8 @@ class Hands:
             group = [step]
             if isinstance(step, AddAddress | LinkUp | AddRoute):
                 group = _alike(steps[position:])
+            elif isinstance(step, DropLink):
+                group = list(takewhile(lambda s: isinstance(s, DropLink), steps[position:]))
             position += len(group)
             try:
                 self._perform(group)
@@ -74,7 +78,7 @@ class Hands:
         elif isinstance(step, ForgetFlows):
             forget_flows(self._host, step)
         elif isinstance(step, DropLink):
-            drop_link(self._host, step)
+            drop_links(self._host, [s for s in group if isinstance(s, DropLink)])
         else:
             self._configure([s for s in group if isinstance(s, AddAddress | LinkUp | AddRoute)])
 
@@ -104,7 +108,7 @@ class Hands:
             # what an attempt that was cut short left behind
             if error.errno != errno.EEXIST or self._host.link(step.device) is None:
                 raise
-            drop_link(self._host, DropLink(step.device, "veth"))
+            drop_links(self._host, [DropLink(step.device, "veth")])
             self._host.perform(request)
         if step.hairpin:
             self._host.perform(rt.link_hairpin(self._index(step.device, inside=False)))
@@ -202,31 +206,40 @@ def forget_flows(host: Netlink, step: ForgetFlows) -> None:
                     raise Refused(outcome, 0)
 
 
-def drop_link(host: Netlink, step: DropLink) -> None:
-    """Delete a device and return when it is off the host's list of devices.
+def drop_links(host: Netlink, steps: Sequence[DropLink]) -> None:
+    """Delete devices and return when they are off the host's list of devices.
 
-    The kernel takes a device off its list within a millisecond and then waits some 20 to 50 ms, inside the call, until
-    the last reader of its structures is gone. Nobody else needs to wait for that, nor should the end of this process:
-    so the call is made by a process of its own, ip(8), or where that is missing, by a thread.
+    The kernel takes a device off its list within some milliseconds and then waits some 20 to 50 ms, inside the call,
+    until the last reader of its structures is gone; for most of that nobody else can change a device. Several devices
+    wait together if they are deleted as one group, so they get a group of their own first. Nobody else needs to wait
+    for the rest, nor should the end of this process: so the call is made by a process of its own, ip(8), or where that
+    is missing, by a thread.
     """
-    link = host.link(step.device)
-    if link is None or link.kind != step.kind:
+    found = [link for step in steps if (link := host.link(step.device)) is not None and link.kind == step.kind]
+    if not found:
         return
+    group = 0
+    if len(found) > 1:
+        group = _GROUP | found[-1].index  # no other device's: the index is unique
+        for outcome in host.outcomes([rt.link_set(link.index, group=group) for link in found]):
+            if outcome.errno not in (0, errno.ENODEV):  # a veth goes by itself with its container's namespace
+                raise Refused(outcome, 0)
     failures: list[BaseException] = []
-    threading.Thread(target=_delete, args=(link, failures), daemon=True).start()
-    if not _gone(link, DELETE_TIMEOUT, failures):
-        raise Internal(f"network device {link.name}: still there {DELETE_TIMEOUT:g} s after its deletion")
+    start_new_thread(_delete, (found[0], group, failures))
+    deadline = time.monotonic() + DELETE_TIMEOUT
+    for link in found:
+        if not _gone(link, deadline, failures):
+            raise Internal(f"network device {link.name}: still there {DELETE_TIMEOUT:g} s after its deletion")
 
 
-def _gone(link: rt.Link, seconds: float, failures: Sequence[BaseException] = ()) -> bool:
+def _gone(link: rt.Link, deadline: float, failures: Sequence[BaseException] = ()) -> bool:
     """Whether a device was gone in time."""
-    deadline = time.monotonic() + seconds
     while _index(link.name) == link.index:
         if failures:
             raise failures[0]
         if time.monotonic() > deadline:
             return False
-        time.sleep(0.0001)
+        time.sleep(0.0002)
     return True
 
 
@@ -238,26 +251,28 @@ def _index(name: str) -> int:
         return 0
 
 
-def _delete(link: rt.Link, failures: list[BaseException]) -> None:
-    if _delete_by_program(link.name):
+def _delete(link: rt.Link, group: int, failures: list[BaseException]) -> None:
+    """Delete a device, or all of a group."""
+    if _delete_by_program("group" if group else "dev", str(group) if group else link.name):
         return
     try:
         with Netlink() as own:
-            outcome = own.outcomes((rt.link_delete(link.index),))[0]
+            request = rt.link_delete(group=group) if group else rt.link_delete(link.index)
+            outcome = own.outcomes((request,))[0]
         if outcome.errno not in (0, errno.ENODEV):
             failures.append(OSError(outcome.errno, outcome.text or os.strerror(outcome.errno)))
     except Exception as error:
         failures.append(error)
 
 
-def _delete_by_program(name: str) -> bool:
+def _delete_by_program(kind: str, name: str) -> bool:
     """Whether ip(8) did it. The process may outlive this one by the time that the kernel takes; so that nobody waits
     for it by accident, it holds none of our descriptors."""
     program = next((path for path in IP_PROGRAMS if os.access(path, os.X_OK)), "")
     if not program:
         return False
     nowhere = [(os.POSIX_SPAWN_OPEN, fd, "/dev/null", os.O_RDWR, 0) for fd in range(3)]
-    arguments = [program, "link", "delete", "dev", name]
+    arguments = [program, "link", "delete", kind, name]
     try:
         pid = os.posix_spawn(program, arguments, {}, file_actions=nowhere, setsigmask=[])
         return os.waitpid(pid, 0)[1] == 0

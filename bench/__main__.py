@@ -10,6 +10,7 @@ from pathlib import Path
 
 import machine
 import report
+import warm  # noqa: F401 - its cases
 from cases import CASES
 from peers import Lab
 

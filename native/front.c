@@ -222,6 +222,7 @@ static int spawn(struct message *m) {
   if (!(at = strings(words, 1, at, m->length)) || !(at = strings(argv, head[3], at, m->length)) ||
       !strings(envp, head[4], at, m->length) || (!*words[0] && !m->count))
     return -EBADMSG;
+  signal(SIGCHLD, SIG_DFL); /* a caller that ignores it would keep every status from us */
   pid_t pid = vfork();
   if (pid == 0) become(m, targets, argv, envp, head[1] & UNMASK, &failed);
   if (pid < 0) return -errno;
@@ -249,6 +250,7 @@ static void obey(int socket, struct message *m) {
   uint32_t head[3] = {0};
   memcpy(head, buffer, m->length < sizeof head ? m->length : sizeof head);
   if (head[0] == EXIT) _exit((int)head[1]);
+  if (head[0] == COLD) cold();
   if (head[0] == SPAWN) answer(socket, spawn(m), 0);
   else if (head[0] == WAIT && (pid_t)head[1] > 0) {
     awaited = (pid_t)head[1];
@@ -259,18 +261,19 @@ static void obey(int socket, struct message *m) {
 
 /* ---- */
 
-/* The worker's number, when it has taken the command. Until it is told to go on it does nothing. */
+/* A worker that is ready. Only then are descriptors sent: in the queue of a daemon that does not listen they would keep
+ * a pipe open whose reader waits for its end. */
 static int taken(int socket) {
   struct pollfd p = {socket, POLLIN, 0};
   struct message m;
-  uint32_t head[2], go = 1;
+  uint32_t head[3];
   int n;
   do n = poll(&p, 1, PATIENCE); while (n < 0 && errno == EINTR);
   if (n <= 0 || hear(socket, &m) || m.length != sizeof head) cold();
   memcpy(head, buffer, sizeof head);
-  if (head[0] != TAKEN) cold();
+  if (head[0] != TAKEN || head[2] != PROTOCOL) cold();
   int worker = (int)syscall(SYS_pidfd_open, (pid_t)head[1], 0);
-  if (worker < 0 || say(socket, &go, sizeof go, NULL, 0)) cold();
+  if (worker < 0) cold();
   return worker;
 }
 
@@ -301,9 +304,8 @@ int main(int argc, char **argv) {
   int signals = far(signalfd(-1, &all, SFD_CLOEXEC));
   sigfillset(&all);
   if (signals < 0 || sigprocmask(SIG_SETMASK, &all, NULL)) cold();
-  ask(socket, extra);
   int worker = taken(socket);
-  signal(SIGCHLD, SIG_DFL); /* a caller that ignores it would keep every status from us */
+  ask(socket, extra);
   for (;;) {
     struct pollfd p[2] = {{socket, POLLIN, 0}, {signals, POLLIN, 0}};
     if (poll(p, 2, -1) < 0) continue;

@@ -19,7 +19,7 @@ COLD_STATUS = 99  # what a front end ends with that had to help itself
 
 
 class Daemon:
-    """`orlop serve` on a socket in `directory`, and the front end beside a cold program that only says it was called."""
+    """`orlop serve` on a socket in `directory`, and the front end beside a cold program that only says its name."""
 
     def __init__(self, directory: Path) -> None:
         directory.mkdir()

@@ -18,7 +18,7 @@ from orlop.daemon.caller import Standing, standing
 from orlop.daemon.front import FrontChildren
 from orlop.runtime.children import entrust
 from orlop.spec.errors import InvalidArgument
-from orlop.wire.front import COLD, EXIT, MOST_BYTES, MOST_FDS, STANDARD, TAKEN, Command, pack, parse_command
+from orlop.wire.front import COLD, EXIT, MOST_BYTES, MOST_FDS, PROTOCOL, STANDARD, TAKEN, Command, pack, parse_command
 
 FAR = 256  # own descriptors stand from here on; below, a command sees what its caller has
 _CREDENTIALS = struct.Struct("3i")
@@ -27,15 +27,17 @@ _CREDENTIALS = struct.Struct("3i")
 def serve(connection: socket.socket, mine: Standing, program: int) -> None:
     """Run the front end's command, or tell it to do so itself. `program` is the launch helper's sealed file."""
     pid = _CREDENTIALS.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))[0]
+    if pid == 0 or standing(str(pid)) != mine:
+        _tell(connection, pack(COLD))
+        return
+    _tell(connection, pack(TAKEN, os.getpid(), PROTOCOL))
     try:
         command, fds = _receive(connection)
-        if pid == 0 or standing(str(pid)) != mine:
-            raise InvalidArgument("front end: it stands elsewhere")
     except InvalidArgument:
         _tell(connection, pack(COLD))
         return
-    if not _tell(connection, pack(TAKEN, os.getpid())) or not connection.recv(64):
-        return  # it lost patience, and nothing has been done
+    except ConnectionResetError:
+        return
     take_over(command, fds, pid)
     entrust(FrontChildren(connection, pid, program))
     code = main(command.arguments[1:])

@@ -1,12 +1,12 @@
 """Messages between `orlop-runtime`'s front end and the daemon, over a SOCK_SEQPACKET socket. Sans I/O.
 
-All words are little endian. The front end begins with the command and its descriptors: 0, 1, 2, the working directory,
-then 3, 4, ... as far as they may be passed on. The daemon answers COLD (the front end then runs the command itself) or
-TAKEN with the worker's pid, to which the front end says one word; then the worker asks and the front end answers, one
-request at a time, until EXIT.
+All words are little endian. The daemon begins: COLD (the front end then runs the command itself) or TAKEN with the
+worker's pid. The front end sends the command and its descriptors: 0, 1, 2, the working directory, then 3, 4, ... as far
+as they may be passed on. Then the worker asks and the front end answers, one request at a time, until EXIT. COLD may
+also answer the command.
 
     command   u32 PROTOCOL, umask, arguments, variables; u64 ignored signals (bit n-1: signal n); strings
-    TAKEN     u32 TAKEN, pid                          -> u32 1
+    TAKEN     u32 TAKEN, pid, PROTOCOL
     COLD      u32 COLD
     SPAWN     u32 SPAWN, flags, fds, arguments, variables; u32 target of each fd; strings: program, arguments, variables
                                                       -> i32 pid or -errno, i32 0

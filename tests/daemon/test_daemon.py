@@ -1,0 +1,169 @@
+"""What the daemon and its front ends do when one of them is killed, refuses, or is talked to by a stranger."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from tests.daemon.conftest import COLD_STATUS, Daemon
+from tests.runtime.test_runtime_cli import Lab
+
+pytestmark = pytest.mark.root
+
+
+class Warm:
+    """Front ends of one daemon, on a bundle."""
+
+    def __init__(self, daemon: Daemon, lab: Lab) -> None:
+        self.daemon, self.lab = daemon, lab
+
+    def words(self, *words: str) -> list[str]:
+        return [str(self.daemon.front), "--root", str(self.lab.root), *words]
+
+    def begin(self, *words: str, **more: object) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            self.words(*words),
+            env=self.daemon.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            **more,  # type: ignore[call-overload]
+        )
+
+
+@pytest.fixture
+def warm(mine: Daemon, tmp_path: Path) -> Iterator[Warm]:
+    lab = Lab(tmp_path)
+    yield Warm(mine, lab)
+    for identifier in lab("list", "-q").stdout.split():
+        lab("delete", "--force", identifier)
+    assert not list(Path("/sys/fs/cgroup").glob("*/orlop/" + lab.prefix + "*"))
+    assert str(tmp_path) not in Path("/proc/self/mountinfo").read_text()
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 10) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def up(warm: Warm, name: str = "c") -> subprocess.Popen[str]:
+    """A container in the foreground that has said `up`."""
+    warm.lab.configure("sh", "-c", "echo up; exec sleep 1000")
+    process = warm.begin("run", "-b", str(warm.lab.bundle), warm.lab.id(name))
+    assert process.stdout is not None
+    assert process.stdout.readline() == "up\n"
+    return process
+
+
+def test_a_container_is_its_callers_child(warm: Warm) -> None:
+    with up(warm) as process:
+        parent = Path(f"/proc/{warm.lab.state()['pid']}/status").read_text()
+        assert f"PPid:\t{process.pid}\n" in parent
+        warm.lab("kill", warm.lab.id(), "KILL")
+        assert process.wait(10) == 137
+
+
+def test_a_daemon_killed_in_the_middle_leaves_a_container_that_can_be_deleted(warm: Warm) -> None:
+    with up(warm) as process:
+        warm.daemon.process.kill()
+        assert process.wait(10) == 1
+        assert process.stderr is not None
+        assert process.stderr.readline() == "orlop-runtime: the daemon ended in the middle of the command\n"
+    warm.lab("delete", "--force", warm.lab.id())
+    assert warm.daemon("state", "x", ok=None).returncode == COLD_STATUS  # what is left of the socket refuses
+    warm.daemon.process = warm.daemon.start()
+    assert warm.daemon("--version").returncode == 0
+
+
+def test_a_client_that_is_killed_ends_its_worker(warm: Warm) -> None:
+    with up(warm) as process:
+        before = warm.daemon.workers()
+        process.kill()
+        process.wait()
+        wait_for(lambda: len(before - warm.daemon.workers()) == 1)
+    warm.lab("delete", "--force", warm.lab.id())
+    assert warm.daemon("--version").returncode == 0
+
+
+def test_a_worker_that_is_killed_is_an_error(warm: Warm) -> None:
+    spares = warm.daemon.workers()
+    with up(warm) as process:
+        os.kill(min(spares), signal.SIGKILL)
+        os.kill(max(spares), signal.SIGKILL)
+        assert process.wait(10) == 1
+    warm.lab("delete", "--force", warm.lab.id())
+    assert warm.daemon("--version").returncode == 0
+
+
+def test_eight_at_once(warm: Warm) -> None:
+    warm.lab.configure("sh", "-c", "exit 7")
+    processes = [warm.begin("run", "-b", str(warm.lab.bundle), warm.lab.id(f"c{n}")) for n in range(8)]
+    for process in processes:
+        with process:
+            assert process.wait(30) == 7, process.stderr.read() if process.stderr else ""
+
+
+def test_sigterm_lets_commands_end(warm: Warm) -> None:
+    with up(warm) as process:
+        warm.daemon.process.terminate()
+        wait_for(lambda: len(warm.daemon.workers()) == 1)
+        assert warm.daemon("--version", ok=None).returncode == COLD_STATUS
+        warm.lab("kill", warm.lab.id(), "KILL")
+        assert process.wait(10) == 137
+    assert warm.daemon.process.wait(10) == 0
+    assert not warm.daemon.socket.exists()
+
+
+def test_a_second_daemon_refuses(mine: Daemon) -> None:
+    second = subprocess.run(mine.command(), env=mine.environment, capture_output=True, text=True, timeout=20)
+    assert second.returncode == 1
+    assert "a daemon is listening" in second.stderr
+    assert mine("--version").returncode == 0
+
+
+def test_another_mount_namespace_goes_cold(mine: Daemon) -> None:
+    words = ["unshare", "--mount", str(mine.front), "--version"]
+    done = subprocess.run(words, env=mine.environment, capture_output=True, text=True, timeout=20)
+    assert (done.returncode, done.stderr) == (COLD_STATUS, "cold: --version\n")
+
+
+def test_fewer_capabilities_go_cold(mine: Daemon) -> None:
+    words = ["setpriv", "--bounding-set", "-net_admin", str(mine.front), "--version"]
+    done = subprocess.run(words, env=mine.environment, capture_output=True, text=True, timeout=20)
+    assert done.returncode == COLD_STATUS
+
+
+def test_a_daemon_that_does_not_answer_is_not_waited_for_long(mine: Daemon) -> None:
+    workers = mine.workers()
+    for pid in (mine.process.pid, *workers):
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        assert mine("--version", ok=None).returncode == COLD_STATUS
+    finally:
+        for pid in (mine.process.pid, *workers):
+            os.kill(pid, signal.SIGCONT)
+    assert mine("--version").returncode == 0
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"\0", b"1LRO", b"1LRO" + b"\xff" * 20, b"\xff" * 100_000, b"1LRO" + b"\0" * 20 + b"a\0b\0"]
+)
+@pytest.mark.parametrize("fds", [0, 4, 100])
+def test_hostile_bytes(daemon: Daemon, data: bytes, fds: int) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as client:
+        client.settimeout(10)
+        client.connect(str(daemon.socket))
+        assert client.recv(64).startswith(b"\1\0\0\0")
+        socket.send_fds(client, [data], [0] * fds)
+        client.shutdown(socket.SHUT_WR)
+        assert client.recv(64) in (b"", b"\2\0\0\0")
+    assert daemon("--version").returncode == 0

@@ -342,6 +342,7 @@ static int op_WriteFile(const struct WriteFile *a) {
 static int op_Chdir(const struct Chdir *a) {
   char where[PATH_MAX];
   int fd = resolve(a->at, a->path, O_PATH | O_DIRECTORY, 0);
+  detail[0] = 0; /* the path is in the field's name */
   if (fd < 0) return -errno;
   int e = done(fchdir(fd));
   close(fd);

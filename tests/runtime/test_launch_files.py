@@ -282,8 +282,9 @@ def test_a_working_directory_outside_the_root_is_refused(helper, rootfs, outside
         Mount("proc", 0, "/proc", "proc", 0, ""),
         PivotRoot(0),
     ]
-    for op in (Chdir(-1, "/proc/self/fd/9"), Chdir(-1, "/out"), Chdir(5, "")):
-        with pytest.raises(LaunchFailed, match="EPERM: the working directory is outside the container"):
+    outside_of = "EPERM: the working directory is outside the container"
+    for op, why in ((Chdir(-1, "/proc/self/fd/9"), "ELOOP"), (Chdir(-1, "/out"), "ELOOP"), (Chdir(5, ""), outside_of)):
+        with pytest.raises(LaunchFailed, match=why):
             helper.run([*steps, op, Exit(0)])
     assert helper.run([*steps, Chdir(-1, "/etc"), helper.sh("pwd")]).output == "/etc\n"
 

@@ -58,7 +58,7 @@ def _measure(lab: Lab, quick: bool, title: str, words: dict[str, list[str]], nam
 
 def _run(lab: Lab, quick: bool) -> Result:
     with _daemon(lab):
-        words = dict.fromkeys(_tools(lab), ["run", "--bundle", str(lab.bundle)])
+        words = {name: ["run", "--bundle", str(lab.bundle)] for name in _tools(lab)}
         return _measure(lab, quick, CASES["warm-run"].title, words, named=True)
 
 

@@ -65,7 +65,8 @@ def _run(lab: Lab, quick: bool) -> Result:
 def _exec(lab: Lab, quick: bool) -> Result:
     bundle = _idle(lab)
     with _daemon(lab), Elsewhere() as elsewhere:
-        tools, names = _tools(lab), {}
+        tools = _tools(lab)
+        names: dict[str, str] = {}
         for name, tool in tools.items():
             if name == "orlop cold":
                 names[name] = names["orlop warm"]

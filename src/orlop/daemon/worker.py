@@ -12,6 +12,7 @@ import signal
 import socket
 import struct
 import sys
+from typing import TextIO
 
 from orlop.cli.runtime import main
 from orlop.daemon.caller import Standing, standing
@@ -80,7 +81,7 @@ def take_over(command: Command, fds: list[int], pid: int) -> None:
     sys.stdout, sys.stderr = _stream(1, "surrogateescape"), _stream(2, "backslashreplace")
 
 
-def _stream(fd: int, errors: str):  # type: ignore[no-untyped-def]
+def _stream(fd: int, errors: str) -> TextIO:
     return open(fd, "w", buffering=-1 if fd == 1 else 1, encoding="utf-8", errors=errors, closefd=False)
 
 

@@ -203,3 +203,14 @@ def test_stopped_client_does_not_hold_the_end_up(orlop: Orlop) -> None:
     attached.communicate(timeout=20)
     assert attached.returncode == 0
     assert not Path(f"/proc/{attached.pid}").exists()
+
+
+def test_late_end_of_an_earlier_run_does_not_end_the_next(orlop: Orlop) -> None:
+    from orlop.engine.exit import on_exit
+
+    engine = Engine(str(orlop.root), str(orlop.state))
+    engine.containers.create(ContainerConfig(image="busybox", name="again", command=("sleep", "60")))
+    container = engine.containers.start("again").container
+    on_exit(engine, container.id)  # what the shim of an earlier start has begun, and what comes only now
+    assert engine.containers.get("again").record.pid == container.record.pid
+    engine.containers.remove("again", force=True)

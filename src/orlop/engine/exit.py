@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from orlop.engine import lifecycle, locks, settle
 from orlop.engine.decide import restart_delay
 from orlop.engine.records import Container
+from orlop.shim.state import read_state
 from orlop.spec.errors import Aborted, NotFound, OrlopError
 
 if TYPE_CHECKING:
@@ -15,12 +16,14 @@ if TYPE_CHECKING:
 
 
 def collect(engine: Engine, container: Container) -> Container:
-    """Record an exit that the caller has seen, unless another process was faster. The container as it stands then."""
+    """Record an exit that the caller has seen, unless another process was faster. The container as it stands then:
+    it may even run once more, since what a shim starts at the end comes some time later."""
     with settle.held(engine, container.id) as now:
         if now is None:
             return container
         if now.state in lifecycle.LIVE:
-            return settle.finish(engine, now)
+            began_anew = read_state(engine.paths.run(now.id)).reality in ("starting", "running")
+            return now if began_anew else settle.finish(engine, now)
         return settle.release(engine, now) if now.record.cgroup else now
 
 

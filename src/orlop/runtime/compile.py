@@ -207,6 +207,8 @@ def _outside(c: _Context) -> Iterator[Step]:
         if c.request.terminal == "inherit":
             yield from opened_outside(c.slots)
     yield from _join(c)
+    if "network" in c.namespaces.joined:
+        yield from _netlink(c)
     # The root of a control group namespace is where its maker stands, which the child does only once it is born.
     late = {"time", "cgroup"}
     yield Step(Clone(flags(c.namespaces.new - late), c.slots.cgroup if birthplace else NONE), "linux.namespaces")
@@ -270,12 +272,18 @@ def _inside(c: _Context) -> Iterator[Step]:
 
 
 def _created(c: _Context) -> Iterator[Step]:
-    fds: tuple[int, ...] = ()
+    if "network" not in c.namespaces.joined:
+        yield from _netlink(c)
+    fds = () if c.request.netlink_slot is None else (c.request.netlink_slot,)
+    yield Step(Sync("created", fds), "runtime")
+
+
+def _netlink(c: _Context) -> Iterator[Step]:
+    """A socket that the parent may use: of a namespace that is joined it is opened while its owner's rights are there,
+    of a new one by the process that is born with them (netlink_capable asks for those of the opener)."""
     if c.request.netlink_slot is not None:
         op = Socket(c.request.netlink_slot, _AF_NETLINK, _SOCK_RAW | O_CLOEXEC, _NETLINK_ROUTE)
         yield Step(op, "linux.namespaces (network)")
-        fds = (c.request.netlink_slot,)
-    yield Step(Sync("created", fds), "runtime")
 
 
 def _own_identity(c: _Context) -> Iterator[Step]:

@@ -21,6 +21,7 @@ _FIELDS = dict(
 )
 _CLOCKS = ("monotonic", "boottime")
 _NAME_MAX = 64  # __NEW_UTS_LEN
+_DEVICE_NAME_MAX = 15  # IFNAMSIZ, with the NUL
 _MOST_MAPPINGS = 340  # user_namespaces(7)
 
 
@@ -40,6 +41,7 @@ def check(spec: RuntimeSpec, host: Host, bundle: str) -> None:
     _check_namespaces(spec, linux, found)
     _check_mappings(linux, found)
     check_devices(linux.devices)
+    _check_net_devices(linux, found)
     check_sysctls(linux.sysctl, found)
     check_hooks(spec.hooks)
     _check_paths(linux)
@@ -115,6 +117,26 @@ def _check_mapping(mapping: IDMapping, where: str) -> None:
             raise InvalidArgument(f"{where}.{name}: {value} is not between {low} and {(1 << 32) - 1}")
 
 
+def _check_net_devices(linux: Linux, found: Namespaces) -> None:
+    taken: set[str] = set()
+    for source, device in linux.net_devices.items():
+        where = f"linux.netDevices.{source if _device_name(source) else repr(source[:64])}"
+        if "network" not in found:
+            raise InvalidArgument(f"{where}: needs a network namespace of the container")
+        for name in (source, device.name or source):
+            if not _device_name(name):
+                raise InvalidArgument(f"{where}: {name[:64]!r} is no name of a network device")
+        if (device.name or source) in taken:
+            raise InvalidArgument(f"{where}.name: {device.name or source} is there twice")
+        taken.add(device.name or source)
+
+
+def _device_name(name: str) -> bool:
+    """What the kernel takes (dev_valid_name), but for patterns such as eth%d."""
+    forbidden = any(c in "/:%\0" or c.isspace() for c in name)
+    return 0 < len(name.encode()) <= _DEVICE_NAME_MAX and name not in (".", "..") and not forbidden
+
+
 def check_hooks(hooks: Hooks | None) -> None:
     """Refuse hooks that can't be run as they stand."""
     for name in HOOKS if hooks is not None else ():
@@ -143,8 +165,6 @@ def _check_unsupported(linux: Linux, host: Host) -> None:
         personality(linux)
     if linux.memory_policy is not None:
         memory_policy(linux)
-    if linux.net_devices:
-        raise Unimplemented(f"linux.netDevices.{next(iter(linux.net_devices))}: moving devices is not implemented yet")
     if linux.intel_rdt is not None:
         raise Unimplemented("linux.intelRdt: is not implemented yet")
     if linux.mount_label:

@@ -64,6 +64,7 @@ def plan_of(spec: RuntimeSpec, bundle: str, identifier: str, host: Host, seccomp
         await_start_slot=0,
         terminal="sync" if spec.process is not None and spec.process.terminal else "none",
         idmaps=_idmap_slots(spec, 1),
+        netlink_slot=_netlink_slot(spec, 1 + len(_idmap_slots(spec, 1))),
     )
     return compile_create(spec, host, request)
 
@@ -73,6 +74,10 @@ def _idmap_slots(spec: RuntimeSpec, first: int) -> dict[str, int]:
 
     keys = [idmap_key(spec, index) for index in range(len(spec.mounts))]
     return {key: first + i for i, key in enumerate(dict.fromkeys(key for key in keys if key))}
+
+
+def _netlink_slot(spec: RuntimeSpec, free: int) -> int | None:
+    return free if spec.linux is not None and spec.linux.net_devices else None
 
 
 def group_of(spec: RuntimeSpec, identifier: str) -> str:
@@ -177,6 +182,7 @@ class _Making:
         start = None if options.start else self._inherit(None if dry else self._fifo())
         console = None if options.console is None else self._inherit(options.console, mine=False)
         preserve = tuple(self._inherit(fd, mine=False) for fd in options.preserve)
+        idmapped = self._idmaps(dry)
         request = CreateRequest(
             id=options.id,
             bundle=options.bundle,
@@ -184,7 +190,8 @@ class _Making:
             cgroup_procs=cgroups.procs_paths(self.host.cgroups, self.record.cgroup),
             terminal=self._terminal() if process is not None and process.terminal else "none",
             preserve=preserve,
-            idmaps=self._idmaps(dry),
+            idmaps=idmapped,
+            netlink_slot=_netlink_slot(self.spec, len(self.inherited) + len(idmapped)),
             pivot=options.pivot,
             keyring=options.keyring,
             await_start_slot=start,
@@ -235,6 +242,10 @@ class _Making:
         self._recorded(pid)
         if any(namespace.type == "user" and not namespace.path for namespace in self.linux.namespaces):
             idmaps.write_maps(pid, self.linux.uid_mappings, self.linux.gid_mappings)
+        if self.linux.net_devices:
+            from orlop.runtime import net_devices
+
+            net_devices.move(self.linux.net_devices, pid, fds[0])
 
     def _at_hooks(self, pid: int, fds: Sequence[int]) -> None:
         state = self._state("creating")

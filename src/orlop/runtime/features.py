@@ -30,7 +30,7 @@ def features() -> dict[str, Any]:
                 "flags": sorted(compile_schedule.MEMORY_FLAGS),
             },
             "mountExtensions": {"idmap": {"enabled": True}},
-            "netDevices": {"enabled": False},
+            "netDevices": {"enabled": True},
         },
         "annotations": {},
         "potentiallyUnsafeConfigAnnotations": [],

@@ -36,7 +36,7 @@ NLA_F_NESTED, NLA_TYPE_MASK = 0x8000, 0x3FFF
 NLMSGERR_ATTR_MSG = 1
 
 IFF_UP = 0x1
-IFA_F_NODAD, IFA_F_NOPREFIXROUTE = 0x02, 0x200
+IFA_F_NODAD, IFA_F_PERMANENT, IFA_F_NOPREFIXROUTE = 0x02, 0x80, 0x200
 RT_SCOPE_UNIVERSE, RT_SCOPE_LINK = 0, 253
 RT_TABLE_MAIN, RTPROT_BOOT, RTPROT_RA, RTN_UNICAST = 254, 3, 9, 1
 
@@ -109,6 +109,7 @@ class Address(msgspec.Struct, frozen=True):
     prefix: int
     flags: int
     address: bytes
+    scope: int = RT_SCOPE_UNIVERSE
 
 
 class Route(msgspec.Struct, frozen=True):
@@ -381,10 +382,10 @@ def _sized(family: int, value: bytes) -> bytes:
 
 
 def address_of(message: Message) -> Address:
-    family, prefix, flags, _scope, index = _unpack(_ADDRESS_BODY, message.body)
+    family, prefix, flags, scope, index = _unpack(_ADDRESS_BODY, message.body)
     found = attributes(message.body, _ADDRESS_BODY.size)
     own = found.get(_IFA_LOCAL) or found.get(_IFA_ADDRESS, b"")  # IFA_ADDRESS is the far end on point-to-point links
-    return Address(family, index, prefix, _integer(found, _IFA_FLAGS) or flags, _sized(family, own))
+    return Address(family, index, prefix, _integer(found, _IFA_FLAGS) or flags, _sized(family, own), scope)
 
 
 def route_of(message: Message) -> Route:

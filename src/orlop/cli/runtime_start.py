@@ -29,15 +29,25 @@ def preserved(options: Options) -> tuple[tuple[int, ...], tuple[str, ...]]:
         raise InvalidArgument(f"--preserve-fds: more than {_MOST_PRESERVED} descriptors")
     fds = tuple(range(3, 3 + count))
     for fd in fds:
-        try:
-            os.fstat(fd)
-        except OSError:
-            raise InvalidArgument(f"--preserve-fds: descriptor {fd} is not open") from None
+        if not _inherited(fd):
+            flag = "LISTEN_FDS" if fd < 3 + listening else "--preserve-fds"
+            raise InvalidArgument(f"{flag}: descriptor {fd} is not open")
     return fds, ((f"LISTEN_FDS={listening}", "LISTEN_PID=1") if listening else ())
 
 
+def _inherited(fd: int) -> bool:
+    """Whether it was open when this program began: what it has opened itself ends with exec, and is not to be given."""
+    import fcntl
+
+    try:
+        return not fcntl.fcntl(fd, fcntl.F_GETFD) & fcntl.FD_CLOEXEC
+    except OSError:
+        return False
+
+
 def _listening() -> int:
-    if os.environ.get("LISTEN_PID") != str(os.getpid()):
+    """How many sockets the caller passes. One who does not name a pid can't know ours, and does not mean another's."""
+    if os.environ.get("LISTEN_PID", str(os.getpid())) != str(os.getpid()):
         return 0
     count = os.environ.get("LISTEN_FDS", "0")
     return int(count) if count.isascii() and count.isdigit() and len(count) < 4 else 0

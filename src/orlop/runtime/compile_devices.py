@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from orlop.runtime.compile_layout import NONE, O_DIRECTORY, O_NOFOLLOW, O_PATH, OPEN_TREE_CLONE, Layout
+from orlop.runtime.compile_layout import AT_EMPTY_PATH, NONE, O_DIRECTORY, O_NOFOLLOW, O_PATH, OPEN_TREE_CLONE, Layout
 from orlop.runtime.compile_mounts import clean
-from orlop.runtime.ops import Close, Mknod, MoveMount, Open, OpenTree, Symlink, Target
+from orlop.runtime.mount_options import ATTR_NOEXEC, ATTR_NOSUID
+from orlop.runtime.ops import Close, Mknod, MountSetattr, MoveMount, Open, OpenTree, Symlink, Target
 from orlop.runtime.optable import SKIP_EXISTS, SKIP_MISSING
 from orlop.runtime.plan import Step
 from orlop.spec.errors import InvalidArgument
@@ -97,3 +98,4 @@ def _bind(device: Device, slots: Layout, origin: str) -> Iterator[Step]:
     yield Step(OpenTree(slots.tree, NONE, clean(device.path), OPEN_TREE_CLONE), origin)
     yield Step(Target(slots.root, clean(device.path), slots.tree), origin)
     yield Step(MoveMount(slots.tree, slots.root, clean(device.path)), origin)
+    yield Step(MountSetattr(slots.tree, AT_EMPTY_PATH, ATTR_NOSUID | ATTR_NOEXEC, 0, 0, NONE), origin)

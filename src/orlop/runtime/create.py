@@ -166,7 +166,7 @@ class _Making:
             cgroups.create(self.host.cgroups, self.record.cgroup, self.linux.resources)
             self.cgroup_made = True
             assert self.spec.process is not None
-            own_streams(self.spec.process.user.uid, self.linux.uid_mappings)
+            own_streams(self.spec.process.user, self.linux)
             launched = launch(
                 plan, inherit=self.inherited, on_sync=self._on_sync, until="" if options.start else "ready"
             )

@@ -54,7 +54,7 @@ def execute(store: Store, record: Record, spec: RuntimeSpec, process: Process, o
             preserve=tuple(_append(inherit, fd) for fd in options.preserve),
         )
         plan = compile_exec(spec, process, host, request)
-        own_streams(process.user.uid, linux.uid_mappings)
+        own_streams(process.user, linux)
         return launch(plan, inherit=inherit, on_sync=_follower(spec, record, options)).pid
     finally:
         for fd in mine:

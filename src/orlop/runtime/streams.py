@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 
-from orlop.spec.runtime import IDMapping
+from orlop.spec.runtime import IDMapping, Linux, User
 
 _HARMLESS = (errno.EPERM, errno.EINVAL, errno.EROFS, errno.ENOSYS, errno.EBADF)
 
@@ -18,12 +19,13 @@ def host_id(identifier: int, mappings: tuple[IDMapping, ...]) -> int:
     return identifier
 
 
-def own_streams(uid: int, mappings: tuple[IDMapping, ...]) -> None:
-    """Give the standard streams to the process's user, who could otherwise not open /dev/stdout again.
+def own_streams(user: User, linux: Linux) -> None:
+    """Give the standard streams to the process's user and group, who could otherwise not open /dev/stdout again.
 
-    /dev/null is everybody's and left alone; where the owner can't be changed, nothing is lost but this.
+    /dev/null is everybody's and left alone, and a terminal keeps its group, which is that of write(1); where the owner
+    can't be changed, nothing is lost but this.
     """
-    owner = host_id(uid, mappings)
+    owner, group = host_id(user.uid, linux.uid_mappings), host_id(user.gid, linux.gid_mappings)
     if owner == os.geteuid():
         return
     null = os.stat(os.devnull)
@@ -31,7 +33,7 @@ def own_streams(uid: int, mappings: tuple[IDMapping, ...]) -> None:
         try:
             found = os.fstat(fd)
             if found.st_uid != owner and found.st_rdev != null.st_rdev:
-                os.fchown(fd, owner, -1)
+                os.fchown(fd, owner, -1 if stat.S_ISCHR(found.st_mode) else group)
         except OSError as error:
             if error.errno not in _HARMLESS:
                 raise

@@ -1,0 +1,71 @@
+"""Cases of crun's suite that were open once: each as a behaviour of `orlop-runtime`, on a real kernel."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+from tests.runtime.test_runtime_cli import SOURCE, Lab, lab  # noqa: F401 - a fixture
+
+pytestmark = pytest.mark.root
+
+
+def _run_with_descriptor(lab: Lab, **environment: str) -> subprocess.CompletedProcess[str]:  # noqa: F811
+    """Run the container with descriptor 3 open; what a socket would be, /dev/zero is here."""
+    words = " ".join(lab.command("run", "-b", str(lab.bundle), lab.id()))
+    return subprocess.run(
+        ["/bin/sh", "-c", f"exec {words} 3</dev/zero"],
+        env={**os.environ, "PYTHONPATH": str(SOURCE)} | environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_streams_that_are_files_get_the_users_group_too(lab: Lab) -> None:  # noqa: F811
+    done = lab.run("stat", "-Lc", "%u:%g", "/proc/self/fd/1", process__user={"uid": 65, "gid": 66})
+    assert done.stdout == "65:66\n"
+    assert Path("/dev/null").stat().st_uid == 0
+
+
+@pytest.mark.parametrize(("named", "wanted"), [({}, "1 1\n"), ({"LISTEN_PID": "1"}, "unset unset\n")])
+def test_sockets_are_passed_on_unless_they_are_another_process_s(lab: Lab, named: dict[str, str], wanted: str) -> None:  # noqa: F811
+    lab.configure("sh", "-c", "echo ${LISTEN_FDS-unset} ${LISTEN_PID-unset}; test -c /proc/self/fd/3")
+    done = _run_with_descriptor(lab, LISTEN_FDS="1", **named)
+    assert (done.stdout, done.stderr) == (wanted, "")
+    assert done.returncode == (1 if named else 0)
+
+
+def test_sockets_that_are_not_there_are_an_error(lab: Lab) -> None:  # noqa: F811
+    lab.configure("true")
+    done = _run_with_descriptor(lab, LISTEN_FDS="2")
+    assert done.stderr == "orlop-runtime: LISTEN_FDS: descriptor 4 is not open\n"
+
+
+def test_devices_bound_in_a_user_namespace_give_no_privileges(lab: Lab) -> None:  # noqa: F811
+    ids = [{"containerID": 0, "hostID": 0, "size": 65536}]
+    namespaces = [{"type": name} for name in ("pid", "network", "ipc", "uts", "mount", "user")]
+    done = lab.run(
+        "cat", "/proc/self/mountinfo",
+        linux__uidMappings=ids, linux__gidMappings=ids, linux__namespaces=namespaces,
+    )  # fmt: skip
+    options = {line.split()[4]: line.split()[5].split(",") for line in done.stdout.splitlines()}
+    for name in ("null", "zero", "full", "random", "urandom", "tty"):
+        assert {"rw", "nosuid", "noexec"} <= set(options[f"/dev/{name}"])
+        assert "nodev" not in options[f"/dev/{name}"]
+
+
+def test_a_seccomp_agent_is_told_nothing_where_no_rule_notifies(lab: Lab, tmp_path: Path) -> None:  # noqa: F811
+    """config-linux.md, "Seccomp": the state is sent "when the SCMP_ACT_NOTIFY action is used"."""
+    with socket.socket(socket.AF_UNIX) as agent:
+        agent.bind(str(tmp_path / "agent"))
+        agent.listen()
+        agent.setblocking(False)
+        lab.run("true", linux__seccomp={"defaultAction": "SCMP_ACT_ALLOW", "listenerPath": str(tmp_path / "agent")})
+        with pytest.raises(BlockingIOError):
+            agent.accept()

@@ -13,9 +13,9 @@ from tests.runtime.test_runtime_cli import SOURCE, Lab, lab  # noqa: F401 - a fi
 pytestmark = pytest.mark.root
 
 
-def _run_with_descriptor(lab: Lab, **environment: str) -> subprocess.CompletedProcess[str]:  # noqa: F811
+def _run_with_descriptor(lab: Lab, *flags: str, **environment: str) -> subprocess.CompletedProcess[str]:  # noqa: F811
     """Run the container with descriptor 3 open; what a socket would be, /dev/zero is here."""
-    words = " ".join(lab.command("run", "-b", str(lab.bundle), lab.id()))
+    words = " ".join(lab.command("run", *flags, "-b", str(lab.bundle), lab.id()))
     return subprocess.run(
         ["/bin/sh", "-c", f"exec {words} 3</dev/zero"],
         env={**os.environ, "PYTHONPATH": str(SOURCE)} | environment,
@@ -41,10 +41,11 @@ def test_sockets_are_passed_on_unless_they_are_another_process_s(lab: Lab, named
     assert done.returncode == (1 if named else 0)
 
 
-def test_sockets_that_are_not_there_are_an_error(lab: Lab) -> None:  # noqa: F811
-    lab.configure("true")
-    done = _run_with_descriptor(lab, LISTEN_FDS="2")
-    assert done.stderr == "orlop-runtime: LISTEN_FDS: descriptor 4 is not open\n"
+def test_descriptors_that_are_not_there_are_never_those_of_the_runtime(lab: Lab) -> None:  # noqa: F811
+    lab.configure("sh", "-c", "echo ${LISTEN_FDS-unset}; ! test -e /proc/self/fd/4")
+    assert _run_with_descriptor(lab, LISTEN_FDS="2").stdout == "unset\n"
+    done = _run_with_descriptor(lab, "--preserve-fds=2")
+    assert done.stderr == "orlop-runtime: --preserve-fds: descriptor 4 is not open\n"
 
 
 def test_devices_bound_in_a_user_namespace_give_no_privileges(lab: Lab) -> None:  # noqa: F811

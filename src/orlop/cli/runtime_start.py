@@ -46,11 +46,13 @@ def _inherited(fd: int) -> bool:
 
 
 def _listening() -> int:
-    """How many sockets the caller passes. One who does not name a pid can't know ours, and does not mean another's."""
-    if os.environ.get("LISTEN_PID", str(os.getpid())) != str(os.getpid()):
-        return 0
-    count = os.environ.get("LISTEN_FDS", "0")
-    return int(count) if count.isascii() and count.isdigit() and len(count) < 4 else 0
+    """How many sockets the caller passes. One who names no pid can't know ours; if what it counts is all there, it is
+    for us, else the variable was left over by somebody."""
+    text, pid = os.environ.get("LISTEN_FDS", "0"), os.environ.get("LISTEN_PID")
+    count = int(text) if text.isascii() and text.isdigit() and len(text) < 4 else 0
+    if pid is None:
+        return count if all(map(_inherited, range(3, 3 + count))) else 0
+    return count if pid == str(os.getpid()) else 0
 
 
 def connect_console(options: Options) -> socket.socket | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -70,3 +71,19 @@ def test_a_seccomp_agent_is_told_nothing_where_no_rule_notifies(lab: Lab, tmp_pa
         lab.run("true", linux__seccomp={"defaultAction": "SCMP_ACT_ALLOW", "listenerPath": str(tmp_path / "agent")})
         with pytest.raises(BlockingIOError):
             agent.accept()
+
+
+def test_events_tell_the_limit_on_memory_and_swap(lab: Lab) -> None:  # noqa: F811
+    lab.up(linux__resources={"memory": {"limit": 64 << 20, "swap": 96 << 20}})
+    found = json.loads(lab("events", "--stats", lab.id()).stdout)["data"]["memory"]
+    assert (found["usage"]["limit"], found["swap"]["limit"]) == (64 << 20, 96 << 20)
+
+
+@pytest.mark.skipif(not Path("/sys/fs/cgroup/cpu/cpu.rt_runtime_us").exists(), reason="no realtime groups of cgroup v1")
+def test_realtime_runtime_that_the_group_above_lacks_is_told_as_that(lab: Lab) -> None:  # noqa: F811
+    cpu = {"realtimeRuntime": 1000, "realtimePeriod": 100000}
+    done = lab.run("true", ok=False, linux__resources={"cpu": cpu}, linux__cgroupsPath=f"/orlop/{lab.id()}/inner")
+    assert "cpu.realtimeRuntime: cannot set cpu.rt_runtime_us to '1000'" in done.stderr
+    assert "the group above has less realtime runtime left" in done.stderr
+    for group in Path("/sys/fs/cgroup").glob(f"*/orlop/{lab.id()}"):
+        group.rmdir()

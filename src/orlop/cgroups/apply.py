@@ -199,7 +199,7 @@ def _apply(group: Group, write: Write, may_postpone: bool) -> bool:
     except OSError as error:
         if may_postpone and error.errno in (errno.EINVAL, errno.EBUSY):
             return False
-        raise _explain(error, f"{write.origin}: cannot set {write.file} to {write.value!r}") from error
+        raise _explain(error, f"{write.origin}: cannot set {write.file} to {write.value!r}", write.file) from error
     return True
 
 
@@ -235,9 +235,13 @@ _REASONS = {
 }
 
 
-def _explain(error: OSError, what: str) -> OrlopError:
-    plain = from_os(error, what)
-    reason = _REASONS.get(error.errno or 0, os.strerror(error.errno or 0).lower())
+# and on one control file only; a new group has no realtime runtime, so that its children get none (sched-rt-group)
+_REASONS_OF_FILES = {("cpu.rt_runtime_us", errno.EINVAL): "the group above has less realtime runtime left than that"}
+
+
+def _explain(error: OSError, what: str, file: str = "") -> OrlopError:
+    plain, number = from_os(error, what), error.errno or 0
+    reason = _REASONS_OF_FILES.get((file, number)) or _REASONS.get(number, os.strerror(number).lower())
     kind = FailedPrecondition if error.errno in (524, errno.EOPNOTSUPP) else type(plain)
     return kind(f"{what}: {reason}")
 

@@ -29,6 +29,7 @@ class MemoryUsage(msgspec.Struct, frozen=True, kw_only=True):
     peak: int | None = None
     limit: int | None = None
     swap: int | None = None
+    swap_limit: int | None = None  # on memory and swap together, whatever the kernel's own file counts
     inactive_file: int = 0
     failures: int = 0
     stat: dict[str, int] = {}
@@ -111,11 +112,13 @@ def _cpu_v1(group: Group) -> CpuUsage | None:
 def _memory_v2(group: Group) -> MemoryUsage:
     directory = group.directory("memory")
     stat = read_keys(f"{directory}/memory.stat")
+    limit, swap_limit = read_number(f"{directory}/memory.max"), read_number(f"{directory}/memory.swap.max")
     return MemoryUsage(
         usage=read_number(f"{directory}/memory.current") or 0,
         peak=read_number(f"{directory}/memory.peak"),
-        limit=read_number(f"{directory}/memory.max"),
+        limit=limit,
         swap=read_number(f"{directory}/memory.swap.current"),
+        swap_limit=None if limit is None or swap_limit is None else limit + swap_limit,
         inactive_file=stat.get("inactive_file", 0),
         failures=read_keys(f"{directory}/memory.events").get("max", 0),
         stat=stat,
@@ -127,11 +130,13 @@ def _memory_v1(group: Group) -> MemoryUsage:
     stat = read_keys(f"{directory}/memory.stat")
     usage, limit = read_number(f"{directory}/memory.usage_in_bytes"), read_number(f"{directory}/memory.limit_in_bytes")
     both = read_number(f"{directory}/memory.memsw.usage_in_bytes")
+    both_limit = read_number(f"{directory}/memory.memsw.limit_in_bytes")
     return MemoryUsage(
         usage=usage or 0,
         peak=read_number(f"{directory}/memory.max_usage_in_bytes"),
         limit=None if limit is None or limit >= _UNLIMITED else limit,
         swap=None if both is None else max(0, both - (usage or 0)),
+        swap_limit=None if both_limit is None or both_limit >= _UNLIMITED else both_limit,
         inactive_file=stat.get("total_inactive_file", 0),
         failures=read_number(f"{directory}/memory.failcnt") or 0,
         stat=stat,

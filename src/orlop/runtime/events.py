@@ -95,7 +95,11 @@ def _memory(memory: MemoryUsage) -> dict[str, Any]:
     return {
         "cache": memory.stat.get("total_cache", memory.stat.get("file", 0)),
         "usage": entry,
-        "swap": {"limit": _UNLIMITED, "usage": memory.usage + swap, "failcnt": 0},
+        "swap": {
+            "limit": _UNLIMITED if memory.swap_limit is None else memory.swap_limit,
+            "usage": memory.usage + swap,
+            "failcnt": 0,
+        },
         "kernel": {"limit": _UNLIMITED, "failcnt": 0},
         "kernelTCP": {"limit": _UNLIMITED, "failcnt": 0},
         "raw": memory.stat,

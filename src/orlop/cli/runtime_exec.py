@@ -14,7 +14,7 @@ from orlop.runtime.children import children
 from orlop.runtime.foreground import Foreground
 from orlop.runtime.state import Store
 from orlop.spec.document import decode
-from orlop.spec.errors import InvalidArgument, Unimplemented, from_os
+from orlop.spec.errors import InvalidArgument, from_os
 from orlop.spec.runtime import Capabilities, Process, RuntimeSpec, User
 
 if TYPE_CHECKING:
@@ -34,15 +34,13 @@ _FLAGS = (
     value("--process-label", "SELinux label of the process"),
     value("--apparmor", "AppArmor profile of the process"),
     switch("--ignore-paused", "Start the process in a paused container; it runs when that is resumed"),
-    value("--cgroup", "Run the process in this group below the container's"),
+    many("--cgroup", "Run the process in this group below the container's", "[controller[,...]:]path"),
 )
 
 
 def exec_command(options: Options, context: Context) -> int:
     """Run it; in the foreground its exit status is ours."""
     store = Store(context.root)
-    if options.cgroup:
-        raise Unimplemented("--cgroup: is not implemented yet")
     fds, environment = preserved(options)
     record = store.load(options.arguments[0])
     spec = store.spec(record.id)
@@ -51,7 +49,12 @@ def exec_command(options: Options, context: Context) -> int:
     if options.detach or options.console_socket:
         return _detached(options, store, process, fds)
     with Foreground() as foreground:
-        how = execution.Options(on_console=foreground.take_master, preserve=fds, ignore_paused=options.ignore_paused)
+        how = execution.Options(
+            on_console=foreground.take_master,
+            preserve=fds,
+            ignore_paused=options.ignore_paused,
+            cgroup=tuple(options.cgroup),
+        )
         pid = execution.execute(store, record, spec, process, how)
         write_pid(options, pid)
         return foreground.wait(pid)
@@ -63,7 +66,10 @@ def _detached(options: Options, store: Store, process: Process, fds: tuple[int, 
     console = connect_console(options)
     try:
         how = execution.Options(
-            console=console.fileno() if console else None, preserve=fds, ignore_paused=options.ignore_paused
+            console=console.fileno() if console else None,
+            preserve=fds,
+            ignore_paused=options.ignore_paused,
+            cgroup=tuple(options.cgroup),
         )
         pid = execution.execute(store, record, store.spec(record.id), process, how)
     finally:

@@ -28,6 +28,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     on_console: Callable[[int], None] | None = None
     preserve: tuple[int, ...] = ()
     ignore_paused: bool = False
+    cgroup: tuple[str, ...] = ()  # groups below the container's to join, in the words of --cgroup
 
 
 def execute(store: Store, record: Record, spec: RuntimeSpec, process: Process, options: Options) -> int:
@@ -48,7 +49,7 @@ def execute(store: Store, record: Record, spec: RuntimeSpec, process: Process, o
             id=record.id,
             root_slot=root_slot,
             seccomp=_seccomp(store, spec),
-            cgroup_procs=entry_paths(host.cgroups, record.cgroup, record.init_process_pid),
+            cgroup_procs=_groups(host, record, options.cgroup),
             terminal=_terminal(process, options),
             console_slot=None if options.console is None else _append(inherit, options.console),
             preserve=tuple(_append(inherit, fd) for fd in options.preserve),
@@ -59,6 +60,14 @@ def execute(store: Store, record: Record, spec: RuntimeSpec, process: Process, o
     finally:
         for fd in mine:
             os.close(fd)
+
+
+def _groups(host: Host, record: Record, wanted: tuple[str, ...]) -> tuple[str, ...]:
+    if not wanted:
+        return entry_paths(host.cgroups, record.cgroup, record.init_process_pid)
+    from orlop.cgroups.subgroups import subgroup_paths
+
+    return subgroup_paths(host.cgroups, record.cgroup, wanted)
 
 
 def _append(inherit: list[int], fd: int) -> int:

@@ -1,0 +1,61 @@
+"""`exec --cgroup`: which groups below a container's own a further process is to join, in the words of the command line.
+
+    PATH                        in every hierarchy
+    CONTROLLER[,...]:PATH       in the v1 hierarchies of these controllers; may be given several times
+
+A path starts at the container's group, which is `/`. The group must be there.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from orlop.cgroups.facts import CgroupHost, Group
+from orlop.spec.errors import InvalidArgument, NotFound
+
+_EVERY = ""  # in place of a controller
+
+
+def subgroup_paths(host: CgroupHost, path: str, wanted: Sequence[str]) -> tuple[str, ...]:
+    """The `cgroup.procs` files through which a process joins the groups that are `wanted` below `path`."""
+    below = parse(wanted)
+    for controller in below:
+        if controller != _EVERY and controller not in host.mounts:
+            raise InvalidArgument(f"--cgroup: {controller[:40]!r} is no cgroup v1 controller of this host")
+    return tuple(_entry(host, directory, below) for directory in Group(host, path).directories)
+
+
+def parse(wanted: Sequence[str]) -> dict[str, str]:
+    """Controllers, or an empty name for all, to paths that are clean: empty, or begin with a slash."""
+    below: dict[str, str] = {}
+    for text in wanted:
+        controllers, colon, path = text.rpartition(":")
+        if not colon and len(wanted) > 1:
+            raise InvalidArgument(f"--cgroup: {text[:80]!r} names no controller, and is not the only one")
+        for controller in controllers.split(","):
+            if controller in below or (colon and not controller):
+                raise InvalidArgument(f"--cgroup: {text[:80]!r}: a controller is empty or there twice")
+            below[controller] = _clean(path)
+    return below
+
+
+def _clean(path: str) -> str:
+    parts = [part for part in path.split("/") if part not in ("", ".")]
+    if ".." in parts or "\0" in path:
+        raise InvalidArgument(f"--cgroup: {path[:80]!r} leaves the container's group")
+    return "".join(f"/{part}" for part in parts)
+
+
+def _entry(host: CgroupHost, directory: str, below: dict[str, str]) -> str:
+    """The file of one hierarchy, of which `directory` is the container's group."""
+    names = [name for name, mount in host.mounts.items() if directory.startswith(f"{mount}/")]
+    path = next((below[name] for name in (*names, _EVERY) if name in below), "")
+    if path and not os.path.isdir(directory + path):
+        if host.mode == "hybrid" and not names and _EVERY in below:
+            path = (
+                ""  # the v2 tree beside v1's limits nothing; who makes groups for controllers need not make one there
+            )
+        else:
+            raise NotFound(f"--cgroup: the container has no group {path} in {directory}")
+    return f"{directory}{path}/cgroup.procs"

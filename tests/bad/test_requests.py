@@ -183,9 +183,9 @@ def test_without_root(orlop: Orlop, tmp_path: Path) -> None:
         ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", *command],
         capture_output=True, text=True, cwd="/",
     )  # fmt: skip
-    assert done.returncode in (1, 125, 126)
-    if "Errno 13" in done.stderr or "can't open file" in done.stderr:
+    if "Errno 13" in done.stderr or "can't open file" in done.stderr or "Permission denied" in done.stderr:
         pytest.skip("the checkout is not readable for others")
+    assert done.returncode in (1, 125)
     assert done.stderr.count("\n") == 1
     assert "root" in done.stderr
 

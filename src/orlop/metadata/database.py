@@ -8,6 +8,7 @@ documents in a `record` column, beside the columns that are looked up or must be
 from __future__ import annotations
 
 import os
+import time
 from _thread import _local  # threading.local, without what else is in threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -104,7 +105,7 @@ def _reserve(path: str) -> None:
 
 
 def _migrate(connection: sqlite3.Connection, path: Path) -> None:
-    connection.execute("PRAGMA journal_mode=WAL")
+    _use_wal(connection)
     connection.execute("BEGIN IMMEDIATE")
     version = connection.execute("PRAGMA user_version").fetchone()[0]  # again: another process may have been faster
     if version > len(MIGRATIONS):
@@ -116,6 +117,20 @@ def _migrate(connection: sqlite3.Connection, path: Path) -> None:
                 connection.execute(statement)
     connection.execute(f"PRAGMA user_version={len(MIGRATIONS)}")
     connection.commit()
+
+
+def _use_wal(connection: sqlite3.Connection) -> None:
+    """Change the journal's mode. SQLite does not wait for others where that could be a deadlock, as when several
+    processes make the database at once: then it is tried again."""
+    deadline = time.monotonic() + BUSY_TIMEOUT
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.005)
 
 
 @contextmanager

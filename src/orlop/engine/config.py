@@ -9,7 +9,6 @@ except through `update` and `rename`.
 
 import msgspec
 
-GIB = 1 << 30
 MIB = 1 << 20
 
 

@@ -7,8 +7,6 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from orlop.engine import lifecycle, locks
 from orlop.engine.config import ContainerConfig, MountRequest
 from orlop.engine.names import random_id, random_name
@@ -136,7 +134,3 @@ def _clean(target: str) -> str:
 def image_of(engine: Engine, container: Container) -> Image:
     """The image a container was made from, which garbage collection keeps while the container is there."""
     return engine.images.by_id(container.record.image_id)
-
-
-def rename_in_config(config: ContainerConfig, name: str) -> ContainerConfig:
-    return msgspec.structs.replace(config, name=name)

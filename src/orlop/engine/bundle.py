@@ -16,6 +16,7 @@ from orlop.engine.oci_namespaces import hostname, own_network
 from orlop.engine.records import Container
 from orlop.network import files
 from orlop.network.records import Attachment
+from orlop.network.resolv import host_file, read_resolv_conf
 from orlop.runtime.host import bounding_set
 from orlop.seccomp.cache import Program, program
 from orlop.shim.spawn import LogFile
@@ -242,7 +243,7 @@ def _write_files(engine: Engine, container: Container, facts: ContainerFacts, di
     own = own_network(config)
     name = hostname(config, facts)
     resolv = files.resolv_conf(
-        _host_file("/etc/resolv.conf"),
+        read_resolv_conf(),
         nameservers=config.network.dns,
         search=config.network.dns_search,
         options=config.network.dns_options,
@@ -274,15 +275,7 @@ def hosts_text(config: ContainerConfig, name: str, attachment: Attachment | None
 def _host_hosts(config: ContainerConfig) -> str:
     extra = files.hosts_file("", extra_hosts=config.network.extra_hosts, gateway="127.0.0.1")
     own = [line for line in extra.splitlines() if line not in files.hosts_file("").splitlines()]
-    return _host_file("/etc/hosts") + "".join(f"{line}\n" for line in own)
-
-
-def _host_file(path: str) -> str:
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return file.read()
-    except FileNotFoundError:
-        return ""
+    return host_file("/etc/hosts") + "".join(f"{line}\n" for line in own)
 
 
 def _log(container: Container, directory: Path) -> LogFile | None:

@@ -10,11 +10,6 @@ from orlop.network.plan import Facts
 from orlop.sys.netlink import Netlink
 from orlop.wire import rtnetlink as rt
 
-RESOLV_CONF = Path("/etc/resolv.conf")
-# systemd-resolved's list of the real nameservers; resolv.conf then names its stub on loopback alone
-RESOLVED_RESOLV_CONF = Path("/run/systemd/resolve/resolv.conf")
-_STUB = "127.0.0.53"
-
 
 def read_facts(host: Netlink) -> Facts:
     ipv6 = _sysctl("net/ipv6/conf/all/disable_ipv6") == "0"
@@ -23,13 +18,6 @@ def read_facts(host: Netlink) -> Facts:
         bridge_filter="1" in (_sysctl(f"net/bridge/bridge-nf-call-{t}tables") for t in ("ip", "ip6")),
         advertised=_advertised(host) if ipv6 and _sysctl("net/ipv6/conf/all/forwarding") == "0" else (),
     )
-
-
-def read_resolv_conf() -> str:
-    """The host's resolver configuration, the one behind systemd-resolved's stub where that is in use."""
-    text = _text(RESOLV_CONF)
-    servers = [line.split()[1:2] for line in text.splitlines() if line.startswith("nameserver")]
-    return _text(RESOLVED_RESOLV_CONF) or text if servers == [[_STUB]] else text
 
 
 def _advertised(host: Netlink) -> tuple[str, ...]:

@@ -12,12 +12,13 @@ import pytest
 from orlop.cgroups.facts import CgroupHost
 from orlop.runtime import ops
 from orlop.runtime.compile import CreateRequest, ExecRequest, compile_create, compile_exec
+from orlop.runtime.compile_process import capability_sets, ungranted
 from orlop.runtime.default_spec import default_spec
 from orlop.runtime.facts import Host, Limit
 from orlop.runtime.plan import Plan
 from orlop.spec import capabilities
 from orlop.spec.errors import FailedPrecondition, InvalidArgument, OrlopError, Unimplemented
-from orlop.spec.runtime import RuntimeSpec
+from orlop.spec.runtime import Capabilities, RuntimeSpec
 
 GOLDEN = Path(__file__).parent / "golden"
 HYBRID = CgroupHost(
@@ -280,6 +281,14 @@ def test_capabilities_the_host_lacks_are_left_out() -> None:
     assert all_ops(found, ops.Capset)[0].permitted == 1 << capabilities.BITS["CAP_KILL"]
 
 
+def test_capabilities_that_no_kernel_has_are_left_out_and_told() -> None:
+    """config.md, "Linux Process": a value that cannot be mapped is a warning, and no reason to fail."""
+    wanted = Capabilities(bounding=("CAP_KILL", "CAP_NONE"), permitted=("CAP_NONE\n", "CAP_SYSLOG"))
+    sets = capability_sets(wanted, capabilities.mask(["CAP_KILL"]))
+    assert (sets.bounding, sets.permitted) == (capabilities.mask(["CAP_KILL"]), 0)
+    assert ungranted(wanted, capabilities.mask(["CAP_KILL"])) == ("CAP_SYSLOG", "'CAP_NONE'", "'CAP_NONE\\n'")
+
+
 def test_no_capabilities_field_means_none() -> None:
     given = config()
     del given["process"]["capabilities"]
@@ -314,7 +323,6 @@ WRONG: list[tuple[dict[str, Any], type[OrlopError], str]] = [
     ({"process__cwd": "tmp"}, InvalidArgument, "process.cwd: "),
     ({"process__env": ["A=1", "novalue"]}, InvalidArgument, "process.env[1]: "),
     ({"process__args": ["a\0b"]}, InvalidArgument, "process.args: "),
-    ({"process__capabilities": {"bounding": ["CAP_X"]}}, InvalidArgument, "process.capabilities.bounding[0]: "),
     ({"process__capabilities": {"effective": ["CAP_CHOWN"]}}, InvalidArgument, "process.capabilities.effective: "),
     ({"process__rlimits": [{"type": "RLIMIT_X", "soft": 1, "hard": 1}]}, InvalidArgument, "process.rlimits[0].type: "),
     ({"process__rlimits": [_CPU | {"soft": 2}]}, InvalidArgument, "process.rlimits[0].soft: "),

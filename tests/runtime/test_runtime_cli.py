@@ -484,6 +484,16 @@ def test_control_groups_are_seen_from_inside(lab: Lab) -> None:
     assert {line.split(":", 2)[2] for line in output.splitlines() if line[:1].isdigit()} == {"/"}
 
 
+def test_a_capability_that_no_kernel_has_is_a_warning(lab: Lab) -> None:
+    sets = {name: ["CAP_KILL", "CAP_NONE"] for name in ("bounding", "effective", "permitted")}
+    done = lab.run("grep", "CapEff", "/proc/self/status", process__capabilities=sets)
+    assert done.stdout == "CapEff:\t0000000000000020\n"
+    told = "warning: process.capabilities: 'CAP_NONE' cannot be granted here and is left out\n"
+    assert done.stderr == f"orlop-runtime: {told}"
+    lab.up(process__capabilities={"bounding": ["CAP_KILL"]})
+    assert lab("exec", "--cap", "CAP_NONE", lab.id(), "true").stderr == f"orlop-runtime: {told}"
+
+
 # --- hooks
 
 
@@ -510,6 +520,15 @@ def test_hooks_run_in_order_with_state_on_stdin(lab: Lab, tmp_path: Path) -> Non
     assert states[0]["pid"] == pid
     assert states[0]["annotations"] == {"a": "b"}
     assert json.loads(inside.read_text().rsplit(" ", 2)[0])["status"] == "created"
+
+
+def test_poststart_hooks_are_told_of_a_running_container_however_soon_it_ends(lab: Lab, tmp_path: Path) -> None:
+    lab.configure("true", hooks={"poststart": [hook(tmp_path / "hooks", "poststart")]})
+    lab("create", "-b", str(lab.bundle), lab.id())
+    pid = lab.state()["pid"]
+    lab("start", lab.id())
+    told = json.loads((tmp_path / "hooks").read_text().rsplit(" ", 2)[0])
+    assert (told["status"], told["pid"]) == ("running", pid)
 
 
 @pytest.mark.parametrize("name", ["prestart", "createRuntime", "createContainer"])

@@ -47,21 +47,23 @@ def exec_command(options: Options, context: Context) -> int:
     process = _process(options, spec)
     process = msgspec.structs.replace(process, env=process.env + environment)
     if options.detach or options.console_socket:
-        return _detached(options, store, process, fds)
+        return _detached(options, context, process, fds)
     with Foreground() as foreground:
         how = execution.Options(
             on_console=foreground.take_master,
             preserve=fds,
             ignore_paused=options.ignore_paused,
             cgroup=tuple(options.cgroup),
+            warn=context.warn,
         )
         pid = execution.execute(store, record, spec, process, how)
         write_pid(options, pid)
         return foreground.wait(pid)
 
 
-def _detached(options: Options, store: Store, process: Process, fds: tuple[int, ...]) -> int:
+def _detached(options: Options, context: Context, process: Process, fds: tuple[int, ...]) -> int:
     """With a console socket and no --detach: without a terminal of ours, but waiting for the end."""
+    store = Store(context.root)
     record = store.load(options.arguments[0])
     console = connect_console(options)
     try:
@@ -70,6 +72,7 @@ def _detached(options: Options, store: Store, process: Process, fds: tuple[int, 
             preserve=fds,
             ignore_paused=options.ignore_paused,
             cgroup=tuple(options.cgroup),
+            warn=context.warn,
         )
         pid = execution.execute(store, record, store.spec(record.id), process, how)
     finally:

@@ -7,7 +7,7 @@ the filter comes last, and a profile need not allow what comes before it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Protocol
 
 import msgspec
@@ -139,12 +139,13 @@ def available(host: Host, user_namespace: bool) -> int:
 def capability_sets(wanted: Capabilities | None, limit: int) -> CapabilitySets:
     """The sets to be set: what is asked for, as far as this host can give it.
 
-    What it can't give is left out, as the specification has it (see `ungranted`); so is an ambient capability that is
-    not also permitted and inheritable, which the kernel refuses. Without `capabilities` a process gets none.
+    What it can't give, or no kernel has, is left out, as the specification has it (see `ungranted`); so is an ambient
+    capability that is not also permitted and inheritable, which the kernel refuses. Without `capabilities` a process
+    gets none.
     """
     wanted = wanted or Capabilities()
     masks = {
-        name: capabilities.mask(getattr(wanted, name), f"process.capabilities.{name}") & limit
+        name: _known(getattr(wanted, name)) & limit
         for name in ("bounding", "effective", "inheritable", "permitted", "ambient")
     }
     beyond = masks["effective"] & ~masks["permitted"]
@@ -158,10 +159,13 @@ def ungranted(wanted: Capabilities | None, limit: int) -> tuple[str, ...]:
     """Names that are asked for and will not be given; the specification wants them told to the user."""
     if wanted is None:
         return ()
-    asked = capabilities.mask(
-        (*wanted.bounding, *wanted.effective, *wanted.inheritable, *wanted.permitted, *wanted.ambient)
-    )
-    return capabilities.names(asked & ~limit)
+    asked = (*wanted.bounding, *wanted.effective, *wanted.inheritable, *wanted.permitted, *wanted.ambient)
+    unknown = dict.fromkeys(repr(name[:64]) for name in asked if name not in capabilities.BITS)
+    return (*capabilities.names(_known(asked) & ~limit), *unknown)
+
+
+def _known(names: Iterable[str]) -> int:
+    return capabilities.mask(name for name in names if name in capabilities.BITS)
 
 
 # --- steps

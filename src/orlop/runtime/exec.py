@@ -10,7 +10,7 @@ import msgspec
 from orlop.cgroups.processes import entry_paths, frozen
 from orlop.runtime.compile_console import Terminal
 from orlop.runtime.compile_exec import ExecRequest, compile_exec
-from orlop.runtime.compile_process import Filter
+from orlop.runtime.compile_process import Filter, available, ungranted
 from orlop.runtime.facts import Host
 from orlop.runtime.home import with_home
 from orlop.runtime.host import probe_host
@@ -29,6 +29,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     preserve: tuple[int, ...] = ()
     ignore_paused: bool = False
     cgroup: tuple[str, ...] = ()  # groups below the container's to join, in the words of --cgroup
+    warn: Callable[[str], None] = lambda _: None
 
 
 def execute(store: Store, record: Record, spec: RuntimeSpec, process: Process, options: Options) -> int:
@@ -37,6 +38,9 @@ def execute(store: Store, record: Record, spec: RuntimeSpec, process: Process, o
     _check_running(record, host, options.ignore_paused)
     process = with_home(process, f"/proc/{record.init_process_pid}/root")
     linux = spec.linux or Linux()
+    own = any(namespace.type == "user" for namespace in linux.namespaces)
+    for name in ungranted(process.capabilities, available(host, own)):
+        options.warn(f"process.capabilities: {name} cannot be granted here and is left out")
     pidfd = _hold(record)
     mine = [pidfd]
     try:

@@ -36,7 +36,9 @@ def after_start(store: Store, record: Record) -> None:
     if spec.hooks is None or not spec.hooks.poststart:
         return
     try:
-        hooks.run_hooks(spec.hooks.poststart, "hooks.poststart", state(record))
+        # Its program may have ended meanwhile; these hooks are told of the moment that they are for.
+        now = msgspec.structs.replace(state(record), status="running", pid=record.init_process_pid)
+        hooks.run_hooks(spec.hooks.poststart, "hooks.poststart", now)
     except BaseException:
         from orlop.runtime.delete import destroy
 

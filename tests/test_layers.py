@@ -13,6 +13,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "orlop"
 LEVELS = {
     "standins": 0,
     "light": 0,
+    "_stubs": 0,
     "spec": 0,
     "wire": 1,
     "sys": 1,
@@ -49,6 +50,7 @@ LEVELS = {
     "network.rules": 2,
     "engine": 4,
     "registry": 5,
+    "cri": 5,
     "daemon": 5,
     "cli": 5,
     "__main__": 5,

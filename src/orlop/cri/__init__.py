@@ -1,0 +1,1 @@
+"""The Container Runtime Interface: what a kubelet and crictl speak to Orlop."""

@@ -1,7 +1,7 @@
 /* orlop-shim: supervises one container.
  *
  * It is the parent of the container's first process (init): it owns the standard streams or the terminal, copies output
- * to attached clients and to a json-file log, answers clients on a unix socket, and records the exit status durably.
+ * to attached clients and to a log (json-file or CRI), answers clients on a unix socket, and records the exit status durably.
  * It decides nothing about the container: what to start is a plan that the launch helper executes.
  *
  * One thread, one poll(2) loop, no heap, no stdio: its private memory is the standing cost of a container.
@@ -38,7 +38,7 @@ typedef uint8_t u8;
 typedef uint32_t u32;
 typedef uint64_t u64;
 
-enum { ATTACH = 1, STDIN, STDIN_EOF, RESIZE, SIGNAL, WAIT, OWN, DONE, EXEC, STATUS, TERMINAL };
+enum { ATTACH = 1, STDIN, STDIN_EOF, RESIZE, SIGNAL, WAIT, OWN, DONE, EXEC, STATUS, TERMINAL, REOPEN };
 enum { OUTPUT = 65, EXIT, ERROR, PID, OK, STATE };
 
 enum {
@@ -137,7 +137,7 @@ static struct {
 	const char *id, *state, *log, *oom;
 	u64 log_max_size;
 	u32 log_max_files;
-	int tty, console, keep_stdin, stdin_once;
+	int tty, console, keep_stdin, stdin_once, cri;
 	unsigned short rows, columns;
 	int launch, client;
 	int chown;
@@ -270,9 +270,24 @@ static size_t put_json(u8 *to, const u8 *s, size_t n)
 	return (size_t)(p - to);
 }
 
+/* As kubelet reads it: `TIME stdout F text`, with P instead of F where the line goes on. Bytes stay as they are. */
+static size_t put_cri(u8 *to, int stream, const u8 *s, size_t n, int newline, const char *time, size_t time_length)
+{
+	u8 *p = to;
+	memcpy(p, time, time_length);
+	p += time_length;
+	p += put_text((char *)p, stream ? " stderr " : " stdout ");
+	p += put_text((char *)p, newline ? "F " : "P ");
+	memcpy(p, s, n);
+	p[n] = '\n';
+	return (size_t)(p - to) + n + 1;
+}
+
 static size_t put_entry(u8 *to, int stream, const u8 *s, size_t n, int newline, const char *time, size_t time_length)
 {
 	u8 *p = to;
+	if (config.cri)
+		return put_cri(to, stream, s, n, newline, time, time_length);
 	p += put_text((char *)p, "{\"log\":\"");
 	p += put_json(p, s, n);
 	if (newline)
@@ -480,6 +495,23 @@ static void log_open(void)
 	log_size = (u64)st.st_size;
 	if (log_size && pread(log_fd, &last, 1, st.st_size - 1) == 1 && last != '\n' && write(log_fd, "\n", 1) == 1)
 		log_size++;
+}
+
+/* Whoever rotates the log has moved the file away: go on in a new one. Without one, in the old. */
+static int log_reopen(void)
+{
+	struct stat st;
+	int fd;
+	if (log_fd < 0)
+		return EBADF;
+	log_flush();
+	fd = open(config.log, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0640);
+	if (fd < 0)
+		return errno;
+	dup3(fd, log_fd, O_CLOEXEC);
+	close(fd);
+	log_size = fstat(log_fd, &st) < 0 ? 0 : (u64)st.st_size;
+	return 0;
 }
 
 /* --- clients ------------------------------------------------------------------------------------------------- */
@@ -1249,7 +1281,7 @@ static void on_terminal(struct client *c, int *fds, int count)
 }
 
 /* Payload that a frame of each type must have; STDIN may have any. */
-static const u8 payload_size[] = {[ATTACH] = 2, [RESIZE] = 4, [SIGNAL] = 4, [TERMINAL] = 0};
+static const u8 payload_size[] = {[ATTACH] = 2, [RESIZE] = 4, [SIGNAL] = 4, [REOPEN] = 0};
 
 static void on_frame(struct client *c)
 {
@@ -1282,6 +1314,14 @@ static void on_frame(struct client *c)
 		else
 			answer_error(c, "only an owner can be done", 0);
 		break;
+	case REOPEN: {
+		int error = log_reopen();
+		if (error)
+			answer_error(c, error == EBADF ? "there is no log" : "reopen the log", error == EBADF ? 0 : error);
+		else
+			answer(c, OK, "", 0);
+		break;
+	}
 	case STATUS:
 		answer_state(c);
 		break;
@@ -1294,7 +1334,7 @@ static int accept_header(struct client *c)
 	u8 type = c->header[0];
 	c->left = get32(c->header + 4);
 	c->filled = 0;
-	if (type < ATTACH || type > TERMINAL)
+	if (type < ATTACH || type > REOPEN)
 		return 0;
 	return type == STDIN ? c->left <= MAX_PAYLOAD : c->left == payload_size[type];
 }
@@ -1539,7 +1579,7 @@ static void pair(char *text, char separator, u32 *first, u32 *second, const char
 
 static void parse(int argc, char **argv)
 {
-	static const char *const flags[] = {"--stdin", "--stdin-once", "--console", NULL};
+	static const char *const flags[] = {"--stdin", "--stdin-once", "--console", "--log-cri", NULL};
 	static const char *const values[] = {"--id",  "--state", "--log",    "--log-max-size", "--log-max-files", "--tty",
 	                                     "--oom", "--owner", "--launch", "--client",       NULL};
 	u32 a, b;
@@ -1556,6 +1596,7 @@ static void parse(int argc, char **argv)
 		if (flags[flag]) {
 			config.console |= flag == 2;
 			config.keep_stdin |= flag < 2;
+			config.cri |= flag == 3;
 			config.stdin_once |= flag == 1;
 			continue;
 		}

@@ -22,7 +22,7 @@ from orlop.shim.state import read_state
 from orlop.spec.errors import FailedPrecondition, Unavailable
 from orlop.sys.procfs import start_time
 from orlop.wire import frames
-from orlop.wire.logline import encode_line
+from orlop.wire.logline import encode_line, parse_time
 
 if TYPE_CHECKING:
     from conftest import Lab
@@ -527,3 +527,27 @@ def test_private_memory_is_small(lab: Lab, loaded: bool) -> None:
         assert private < (200 if loaded else 100)
         clients[0].signal(9)
         lab.client("other").signal(9)
+
+
+def test_the_log_that_kubelet_reads(lab: Lab) -> None:
+    lab.start("echo one; printf 'two' >&2; printf 'half'", log=LogFile(path=str(lab.log), cri=True))
+    assert lab.exit().status == 0
+    fields = [line.split(b" ", 3) for line in lab.log.read_bytes().splitlines()]
+    assert sorted(tuple(words[1:]) for words in fields) == sorted(
+        [(b"stdout", b"F", b"one"), (b"stderr", b"P", b"two"), (b"stdout", b"P", b"half")]
+    )
+    assert all(parse_time(words[0].decode()) > 0 for words in fields)
+
+
+def test_a_log_that_was_moved_away_is_begun_anew(lab: Lab) -> None:
+    lab.start("echo before; read line; echo after", log=LogFile(path=str(lab.log), cri=True), stdin=True)
+    lab.until(lambda: lab.log.stat().st_size)
+    lab.log.rename(lab.log.with_suffix(".1"))
+    with lab.client() as client:
+        client.reopen_log()
+        assert lab.log.exists()
+        client.send_stdin(b"\n")
+    assert lab.exit().status == 0
+    assert lab.log.with_suffix(".1").read_bytes().endswith(b"F before\n")
+    assert lab.log.read_bytes().endswith(b"F after\n")
+    assert b"before" not in lab.log.read_bytes()

@@ -22,7 +22,7 @@ from orlop.seccomp.cache import Program, program
 from orlop.shim.spawn import LogFile
 from orlop.spec.document import encode
 from orlop.spec.errors import FailedPrecondition, InvalidArgument, os_errors
-from orlop.spec.image import ImageConfig
+from orlop.spec.image import ImageConfig, RootFS
 from orlop.spec.runtime import RuntimeSpec
 from orlop.sys.inroot import read_in_root
 from orlop.sys.mounts import MS_NODEV, MS_NOEXEC, MS_NOSUID, mount
@@ -44,7 +44,7 @@ class Bundle(msgspec.Struct, frozen=True, kw_only=True):
 
 def make_bundle(engine: Engine, container: Container, root: int) -> Bundle:
     """Compute the container's spec and write its files. `root` is a descriptor of its root file system."""
-    image = engine.images.by_id(container.record.image_id).config
+    image = image_config(engine, container)
     config = with_image_volumes(container)
     directory = engine.paths.container(container.id)
     facts = _facts(engine, container, config, image, root)
@@ -58,7 +58,7 @@ def make_bundle(engine: Engine, container: Container, root: int) -> Bundle:
 
 def preview_bundle(engine: Engine, container: Container, root: int) -> Bundle:
     """What `make_bundle` would make, with nothing written and nothing mounted."""
-    image = engine.images.by_id(container.record.image_id).config
+    image = image_config(engine, container)
     config = with_image_volumes(container)
     return _bundle(engine, container, config, image, _facts(engine, container, config, image, root))
 
@@ -74,6 +74,13 @@ def _bundle(
         networked=own_network(config) and config.network.mode != "none",
         log=_log(container, engine.paths.container(container.id)),
     )
+
+
+def image_config(engine: Engine, container: Container) -> ImageConfig:
+    """What the container's image says of itself; nothing, where a directory of the host stands for one."""
+    if container.config.rootfs:
+        return ImageConfig(rootfs=RootFS(type="layers", diff_ids=()))
+    return engine.images.by_id(container.record.image_id).config
 
 
 def with_image_volumes(container: Container) -> ContainerConfig:
@@ -94,17 +101,24 @@ def identity(config: ContainerConfig, image: ImageConfig, root: int) -> users.Id
         read_in_root(root, "etc/passwd").decode("utf-8", "replace"),
         read_in_root(root, "etc/group").decode("utf-8", "replace"),
         config.groups,
+        _groups_policy(config),
     )
+
+
+def _groups_policy(config: ContainerConfig) -> users.Policy:
+    if config.pod is None:
+        return "docker"
+    return "strict" if config.pod.strict_groups else "merge"
 
 
 def _facts(
     engine: Engine, container: Container, config: ContainerConfig, image: ImageConfig, root: int
 ) -> ContainerFacts:
     kernel = os.uname()
-    directory = engine.paths.container(container.id)
     shared = {kind: _shared(engine, mode) for kind, mode in _modes(config).items()}
     network = shared["net"]
-    home = engine.paths.container(network.id) if network else directory
+    donor = (config.pod.sandbox if config.pod else "") or (network.id if network else container.id)
+    home = engine.paths.container(donor)
     return ContainerFacts(
         id=container.id,
         identity=identity(config, image, root),
@@ -125,12 +139,13 @@ def _facts(
         network_namespace=_namespace(network, "net"),
         pid_namespace=_namespace(shared["pid"], "pid"),
         ipc_namespace=_namespace(shared["ipc"], "ipc"),
+        uts_namespace=_namespace(shared["uts"], "uts"),
         devices=_devices(config),
     )
 
 
 def _modes(config: ContainerConfig) -> dict[str, str]:
-    return {"net": config.network.mode, "pid": config.pid_mode, "ipc": config.ipc_mode}
+    return {"net": config.network.mode, "pid": config.pid_mode, "ipc": config.ipc_mode, "uts": config.uts_mode}
 
 
 def _shared(engine: Engine, mode: str) -> Container | None:
@@ -238,7 +253,7 @@ def _node(info: os.stat_result, target: str, access: str) -> HostDevice:
 def _write_files(engine: Engine, container: Container, facts: ContainerFacts, directory: Path) -> None:
     """hosts, hostname and resolv.conf. Written in place where they exist: they are bound into running containers."""
     config = container.config
-    if config.network.mode.startswith("container:"):
+    if config.network.mode.startswith("container:") or (config.pod and config.pod.sandbox):
         return
     own = own_network(config)
     name = hostname(config, facts)
@@ -282,6 +297,10 @@ def _log(container: Container, directory: Path) -> LogFile | None:
     log = container.config.log
     if log.driver == "none":
         return None
+    if log.driver == "cri":
+        with os_errors("make the directory of the log"):
+            os.makedirs(os.path.dirname(log.path), mode=0o755, exist_ok=True)
+        return LogFile(path=log.path, cri=True)
     return LogFile(path=str(directory / "log.json"), max_size=max(0, log.max_size), max_files=log.max_files)
 
 

@@ -20,12 +20,14 @@ class MountRequest(_Config, frozen=True, kw_only=True):
     """One `-v`, `--mount` or `--tmpfs`. `source` is a host path for a bind, a volume's name (empty: anonymous) for a
     volume, and empty for a tmpfs."""
 
-    type: str  # bind, volume, tmpfs
+    type: str  # bind, volume, tmpfs, image
     target: str
     source: str = ""
     read_only: bool = False
     propagation: str = ""  # bind: private, rprivate, shared, rshared, slave, rslave
     recursive: bool = True  # bind: also what is mounted beneath the source
+    read_only_recursive: bool | None = None  # bind: what is mounted beneath too; None: where the kernel can
+    id_maps: tuple[tuple[tuple[int, int, int], ...], tuple[tuple[int, int, int], ...]] | None = None  # bind: idmapped
     create_source: bool = False  # bind through -v: a missing source is made, as a directory
     no_copy: bool = False  # volume: do not fill a new volume from the image
     subpath: str = ""  # volume: mount only this directory of it
@@ -107,11 +109,39 @@ class RestartPolicy(_Config, frozen=True, kw_only=True):
 
 
 class LogConfig(_Config, frozen=True, kw_only=True):
-    """`driver`: json-file or none. `max_size` in bytes (-1: never rotate), `max_files` counts the current one."""
+    """`driver`: json-file, cri or none. `max_size` in bytes (-1: never rotate), `max_files` counts the current one.
+
+    A log in the Container Runtime Interface's format is written to `path` and rotated by whoever reads it.
+    """
 
     driver: str = "json-file"
+    path: str = ""  # cri: an absolute path; empty for the other drivers, which choose it
     max_size: int = -1
     max_files: int = 1
+
+
+class PodRequest(_Config, frozen=True, kw_only=True):
+    """What makes a container a part of a pod. None in a field means: as any other container has it.
+
+    A pod's sandbox is a container as well, whose process does nothing but hold the namespaces that the pod's
+    containers share; it has no `sandbox` itself.
+    """
+
+    sandbox: str = ""  # the ID of the container that is the pod's sandbox
+    message: bytes = b""  # the request as the front received it, which only the front can read
+    image_ref: str = ""  # what the front calls the image
+    handler: str = ""  # the runtime that was asked for
+    ambient: tuple[str, ...] = ()  # capabilities that a process keeps through execve
+    masked_paths: tuple[str, ...] | None = None
+    readonly_paths: tuple[str, ...] | None = None
+    strict_groups: bool = False  # of the image's /etc/group, nothing is added
+    apparmor: str = ""  # a profile's name
+    selinux: str = ""  # user:role:type:level
+    hugepages: dict[str, int] = {}  # page size as the kernel names it (2MB): bytes
+    unified: dict[str, str] = {}  # cgroup v2 files
+    id_maps: tuple[tuple[tuple[int, int, int], ...], tuple[tuple[int, int, int], ...]] | None = (
+        None  # uids and gids as (container, host, size), of a user namespace
+    )
 
 
 class ContainerConfig(_Config, frozen=True, kw_only=True):
@@ -157,6 +187,8 @@ class ContainerConfig(_Config, frozen=True, kw_only=True):
     platform: str = ""
     runtime: str = ""
     log: LogConfig = LogConfig()
+    rootfs: str = ""  # a directory of the host that stands for the image; with it `image` is empty
+    pod: PodRequest | None = None
 
 
 class ExecConfig(_Config, frozen=True, kw_only=True):

@@ -53,11 +53,12 @@ class Containers:
 
         return create(self.engine, config, pull, progress)
 
-    def start(self, ref: str, attach: bool = False, stdin: bool = False) -> Started:
-        """Start a container. With `attach` the result carries a client that misses nothing of the output."""
+    def start(self, ref: str, attach: bool = False, stdin: bool = False, own: bool = False) -> Started:
+        """Start a container. With `attach` the result carries a client that misses nothing of the output; with `own`,
+        one that takes care of its end."""
         from orlop.engine.start import start
 
-        return start(self.engine, self.get(ref), attach, stdin)
+        return start(self.engine, self.get(ref), attach, stdin, own=own)
 
     def stop(self, ref: str, timeout: float | None = None, signal: str = "") -> Container:
         """Ask a container to end, and kill it when `timeout` seconds (default: its own, else 10) have passed."""

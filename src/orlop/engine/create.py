@@ -29,7 +29,7 @@ def create(
     check_processors(config.limits, os.cpu_count() or 0)
     if config.name:
         engine.containers.validate_name(config.name)
-    image = engine.images.ensure(config.image, config.platform, pull, progress)
+    image = None if config.rootfs else engine.images.ensure(config.image, config.platform, pull, progress)
     container = _reserve(engine, config, image)
     reached("create.reserved")
     try:
@@ -42,7 +42,7 @@ def create(
         raise
 
 
-def _reserve(engine: Engine, config: ContainerConfig, image: Image) -> Container:
+def _reserve(engine: Engine, config: ContainerConfig, image: Image | None) -> Container:
     """Enter the container in the database. A made-up name that is taken is made up again."""
     for attempt in range(8):
         name = config.name or random_name() + (str(attempt) if attempt else "")
@@ -54,8 +54,8 @@ def _reserve(engine: Engine, config: ContainerConfig, image: Image) -> Container
             created=time.time(),
             config=config,
             record=ContainerRecord(
-                image_id=image.id,
-                manifest=image.manifest_digest,
+                image_id=image.id if image else "",
+                manifest=image.manifest_digest if image else "",
                 image_name=config.image,
                 owner=locks.this_process(),
             ),
@@ -79,23 +79,25 @@ def _settle_holder(engine: Engine, name: str) -> bool:
         return True
 
 
-def _furnish(engine: Engine, container: Container, image: Image) -> Container:
+def _furnish(engine: Engine, container: Container, image: Image | None) -> Container:
     with os_errors("make container directory"):
         engine.paths.container(container.id).mkdir(mode=0o710, exist_ok=True)
-    engine.snapshots.prepare(container.id, image.chain_id)
+    if image is not None:
+        engine.snapshots.prepare(container.id, image.chain_id)
     reached("create.snapshot")
     uses = _volumes(engine, container, image)
     reached("create.volumes")
+    snapshot = container.id if image is not None else ""
     return engine.containers.store.change(
-        container.id, "created", "create", snapshot=container.id, volumes=uses, owner=None
+        container.id, "created", "create", snapshot=snapshot, volumes=uses, owner=None
     )
 
 
-def _volumes(engine: Engine, container: Container, image: Image) -> tuple[VolumeUse, ...]:
+def _volumes(engine: Engine, container: Container, image: Image | None) -> tuple[VolumeUse, ...]:
     """The volumes asked for, and one for each `VOLUME` of the image that nothing else is mounted on."""
     requests = [m for m in container.config.mounts if m.type == "volume"]
     taken = {_clean(m.target) for m in container.config.mounts}
-    for target in image.config.defaults.volumes or {}:
+    for target in (image.config.defaults.volumes if image else None) or {}:
         if _clean(target) not in taken:
             requests.append(MountRequest(type="volume", target=target))
     for request in container.config.mounts:
@@ -103,7 +105,7 @@ def _volumes(engine: Engine, container: Container, image: Image) -> tuple[Volume
             _check_bind(request)
     if not requests:
         return ()
-    with engine.rootfs(container.id) as root:
+    with engine.rootfs(container) as root:
         return tuple(_volume(engine, container.id, request, root) for request in requests)
 
 
@@ -129,6 +131,11 @@ def _check_bind(request: MountRequest) -> None:
 
 def _clean(target: str) -> str:
     return "/" + "/".join(part for part in target.split("/") if part not in ("", "."))
+
+
+def stop_signal_of(engine: Engine, container: Container) -> str:
+    """The signal that the image wants to be stopped with; "" where it says nothing."""
+    return "" if container.config.rootfs else image_of(engine, container).config.defaults.stop_signal
 
 
 def image_of(engine: Engine, container: Container) -> Image:

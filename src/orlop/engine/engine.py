@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from orlop.content.store import ContentStore
     from orlop.engine.containers import Containers
     from orlop.engine.images import Images
+    from orlop.engine.pods import Pods
+    from orlop.engine.records import Container
     from orlop.engine.run import Completed
     from orlop.engine.system import System
     from orlop.engine.volumes import Volumes
@@ -86,6 +88,13 @@ class Engine:
         return Containers(self)
 
     @cached_property
+    def pods(self) -> Pods:
+        """Pods of this namespace."""
+        from orlop.engine.pods import Pods
+
+        return Pods(self)
+
+    @cached_property
     def volumes(self) -> Volumes:
         """Volumes of this namespace."""
         from orlop.engine.volumes import Volumes
@@ -131,11 +140,14 @@ class Engine:
         return run_captured(self, image, command, stdin, timeout, options)
 
     @contextmanager
-    def rootfs(self, container: str) -> Iterator[int]:
+    def rootfs(self, container: Container) -> Iterator[int]:
         """A descriptor of a container's root file system, mounted nowhere: nothing of it can be left behind."""
         from orlop.snapshots.detached import detached
+        from orlop.snapshots.mounts import Bind
 
-        fd = detached(self.snapshots.mounts(container))
+        given = container.config.rootfs
+        mounts = (Bind(given, container.config.read_only),) if given else self.snapshots.mounts(container.id)
+        fd = detached(mounts)
         try:
             yield fd
         finally:

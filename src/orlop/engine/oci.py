@@ -15,7 +15,7 @@ import msgspec
 from orlop.engine import oci_security
 from orlop.engine.config import ContainerConfig
 from orlop.engine.oci_facts import ContainerFacts, HostDevice
-from orlop.engine.oci_mounts import mounts, read_only_mounts, rootfs_propagation
+from orlop.engine.oci_mounts import mounts, read_only_mounts, rootfs_propagation, sandbox_mounts
 from orlop.engine.oci_namespaces import hostname, namespaces, sysctls
 from orlop.engine.oci_process import exec_process, process
 from orlop.engine.oci_resources import devices, resources
@@ -34,12 +34,17 @@ def runtime_spec(config: ContainerConfig, image: ImageConfig, facts: ContainerFa
         oci_version=VERSION,
         root=Root(path=facts.root, readonly=config.read_only),
         process=process(config, image.defaults, facts, held),
-        hostname="" if config.uts_mode == "host" else facts.hostname,
-        domainname=config.domainname,
-        mounts=read_only_mounts(config, mounts(config, facts)),
+        hostname="" if config.uts_mode else facts.hostname,
+        domainname="" if config.uts_mode else config.domainname,
+        mounts=sandbox_mounts() if sandbox(config) else read_only_mounts(config, mounts(config, facts)),
         annotations=config.annotations,
         linux=_linux(config, facts, held),
     )
+
+
+def sandbox(config: ContainerConfig) -> bool:
+    """Whether this is a pod's sandbox."""
+    return config.pod is not None and not config.pod.sandbox
 
 
 def _linux(config: ContainerConfig, facts: ContainerFacts, held: tuple[str, ...]) -> Linux:

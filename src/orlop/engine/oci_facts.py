@@ -42,10 +42,12 @@ class ContainerFacts(msgspec.Struct, frozen=True, kw_only=True):
     resolv_conf: str = ""
     shm: str = ""  # instead of a /dev/shm of its own: the host's, or that of the container whose IPC it joins
     init_path: str = ""
+    images: dict[str, str] = {}  # target of an image mount: where its files are
     volumes: dict[str, str] = {}  # target of a volume mount, as requested: directory on the host
     # namespaces to join
     network_namespace: str = ""
     pid_namespace: str = ""
     ipc_namespace: str = ""
+    uts_namespace: str = ""
     # nodes for `--device`, or with --privileged all of the host's
     devices: tuple[HostDevice, ...] = ()

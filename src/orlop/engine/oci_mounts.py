@@ -96,6 +96,12 @@ def _shm(config: ContainerConfig, facts: ContainerFacts) -> tuple[Mount, ...]:
     return (Mount(destination="/dev/shm", type="tmpfs", source="shm", options=options),)
 
 
+def sandbox_mounts() -> tuple[Mount, ...]:
+    """A sandbox's process looks at nothing; the runtime puts its standard devices into /dev."""
+    options = ("nosuid", "noexec", "mode=755", "size=64k")
+    return (Mount(destination="/dev", type="tmpfs", source="tmpfs", options=options),)
+
+
 def _files(config: ContainerConfig, facts: ContainerFacts) -> tuple[Mount, ...]:
     """The container's own hosts, hostname and resolv.conf, and the init that --init asks for."""
     access = ("ro",) if config.read_only else ()
@@ -133,6 +139,11 @@ def _requested(request: MountRequest, facts: ContainerFacts) -> Mount:
         return Mount(destination=target, type="tmpfs", source="tmpfs", options=tmpfs_options(request))
     if request.type == "bind":
         return Mount(destination=target, type="bind", source=request.source, options=_bind_options(request, facts))
+    if request.type == "image":
+        source = facts.images.get(target)
+        if not source:
+            raise InvalidArgument(f"mounts: no image stands ready for {target}")
+        return Mount(destination=target, type="bind", source=source, options=("rbind", "rprivate", "ro"))
     if request.type != "volume":
         raise InvalidArgument(f"mount type unknown: {request.type[:32]!r}")
     source = facts.volumes.get(request.target) or facts.volumes.get(target)
@@ -152,7 +163,10 @@ def _bind_options(request: MountRequest, facts: ContainerFacts) -> tuple[str, ..
     options = ["rbind" if request.recursive else "bind", propagation]
     if request.read_only:
         # without `rro`, what is mounted beneath the source would stay writable
-        options.append("rro" if request.recursive and facts.kernel >= _RECURSIVE_READ_ONLY else "ro")
+        recursive = request.read_only_recursive
+        if recursive is None:
+            recursive = request.recursive and facts.kernel >= _RECURSIVE_READ_ONLY
+        options.append("rro" if recursive else "ro")
     return tuple(options)
 
 

@@ -19,7 +19,7 @@ def namespaces(config: ContainerConfig, facts: ContainerFacts) -> tuple[Namespac
     if config.network.mode != "host":
         result.append(Namespace(type="network", path=_joined("network", config.network.mode, facts.network_namespace)))
     if config.uts_mode != "host":
-        result.append(Namespace(type="uts"))
+        result.append(Namespace(type="uts", path=_joined("uts", config.uts_mode, facts.uts_namespace)))
     if config.pid_mode != "host":
         result.append(Namespace(type="pid", path=_joined("pid", config.pid_mode, facts.pid_namespace)))
     if config.ipc_mode != "host":
@@ -70,5 +70,5 @@ def _check_sysctl(name: str, value: str, config: ContainerConfig) -> None:
 
 def hostname(config: ContainerConfig, facts: ContainerFacts) -> str:
     """The name the container's processes see: given, that of whom it shares UTS or network with, or its short ID."""
-    shares = config.uts_mode == "host" or not own_network(config)
+    shares = config.uts_mode == "host" or config.uts_mode.startswith("container:") or not own_network(config)
     return config.hostname or (facts.hostname if shares else "") or facts.id[:12]

@@ -34,7 +34,7 @@ def process(config: ContainerConfig, image: ContainerDefaults, facts: ContainerF
         cwd=working_directory(config.working_dir or image.working_dir),
         terminal=config.tty,
         user=user(facts.identity),
-        capabilities=capability_sets(held, facts.identity.uid),
+        capabilities=capability_sets(held, facts.identity.uid, _ambient(config, held)),
         rlimits=tuple(rlimit(limit) for limit in config.limits.ulimits),
         no_new_privileges=oci_security.options(config).no_new_privileges,
         oom_score_adj=config.limits.oom_score_adj,
@@ -110,12 +110,19 @@ def user(identity: Identity) -> User:
     return User(uid=identity.uid, gid=identity.gid, additional_gids=identity.groups)
 
 
-def capability_sets(held: tuple[str, ...], uid: int) -> Capabilities:
+def _ambient(config: ContainerConfig, held: tuple[str, ...]) -> tuple[str, ...]:
+    names = tuple(
+        capabilities.normalize(name, "ambient capability") for name in (config.pod.ambient if config.pod else ())
+    )
+    return held if "ALL" in names else tuple(name for name in held if name in names)
+
+
+def capability_sets(held: tuple[str, ...], uid: int, ambient: tuple[str, ...] = ()) -> Capabilities:
     """Root has its capabilities in effect. Another user only has them in the bounding set, for programs that gain
-    them by their files, as execve(2) would leave it. None is inheritable (CVE-2022-24769)."""
-    if uid == 0:
-        return Capabilities(bounding=held, effective=held, permitted=held)
-    return Capabilities(bounding=held)
+    them by their files, as execve(2) would leave it. None is inheritable (CVE-2022-24769) but the ambient ones, which
+    any user keeps."""
+    kept = held if uid == 0 else ambient
+    return Capabilities(bounding=held, effective=kept, permitted=kept, inheritable=ambient, ambient=ambient)
 
 
 def rlimit(limit: Ulimit) -> Rlimit:

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import re
 
-from orlop.engine.config import ContainerConfig, Limits
+from orlop.engine.config import ContainerConfig, Limits, PodRequest
 from orlop.engine.oci_facts import ContainerFacts, HostDevice
 from orlop.spec.errors import InvalidArgument
-from orlop.spec.runtime import CPU, BlockIO, Device, DeviceCgroup, Memory, Pids, Resources
+from orlop.spec.runtime import CPU, BlockIO, Device, DeviceCgroup, HugepageLimit, Memory, Pids, Resources
 
 MEMORY_MINIMUM = 6 << 20  # bytes; Docker's, below which a container hardly starts
 _PERIOD = 100_000  # microseconds; the kernel's default
@@ -19,8 +19,10 @@ _CPUSET = r"\d{1,6}(-\d{1,6})?(,\d{1,6}(-\d{1,6})?)*"
 _MAX = (1 << 63) - 1
 
 
-def check_limits(limits: Limits) -> None:
-    _check_memory(limits)
+def check_limits(limits: Limits, pod: bool = False) -> None:
+    """A pod's limits come from a scheduler, which knows no least size."""
+    if not pod:
+        _check_memory(limits)
     _check_cpu(limits)
     if limits.blkio_weight and not 10 <= limits.blkio_weight <= 1000:
         raise InvalidArgument("range of blkio weight is from 10 to 1000")
@@ -93,16 +95,23 @@ def resources(config: ContainerConfig, facts: ContainerFacts) -> Resources:
     limits = config.limits
     return Resources(
         devices=_device_rules(config, facts),
-        memory=_memory(limits),
+        memory=_memory(limits, config.pod),
         cpu=_cpu(limits, facts.processors),
         pids=None if limits.pids is None else Pids(limit=limits.pids if limits.pids > 0 else -1),
         block_io=BlockIO(weight=limits.blkio_weight) if limits.blkio_weight else None,
+        hugepage_limits=tuple(
+            HugepageLimit(page_size=size, limit=limit)
+            for size, limit in sorted(config.pod.hugepages.items() if config.pod else ())
+        ),
+        unified=config.pod.unified if config.pod else {},
     )
 
 
-def _memory(limits: Limits) -> Memory | None:
+def _memory(limits: Limits, pod: PodRequest | None) -> Memory | None:
     swap = limits.memory_swap
-    if limits.memory and not swap:
+    if limits.memory and not swap and pod is not None:
+        swap = limits.memory  # what kubelet means by no swap
+    elif limits.memory and not swap:
         # Docker's documentation, "--memory-swap details": as much swap again as there is memory
         swap = min(2 * limits.memory, _MAX)
     memory = Memory(

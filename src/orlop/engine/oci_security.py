@@ -91,6 +91,8 @@ def seccomp(config: ContainerConfig, facts: ContainerFacts, held: tuple[str, ...
 
 
 def masked_paths(config: ContainerConfig, facts: ContainerFacts) -> tuple[str, ...]:
+    if config.pod is not None and config.pod.masked_paths is not None:
+        return () if config.privileged else config.pod.masked_paths
     if config.privileged or options(config).system_paths_unconfined:
         return ()
     # how hot a processor runs tells one container what another does
@@ -99,4 +101,6 @@ def masked_paths(config: ContainerConfig, facts: ContainerFacts) -> tuple[str, .
 
 
 def readonly_paths(config: ContainerConfig) -> tuple[str, ...]:
+    if config.pod is not None and config.pod.readonly_paths is not None:
+        return () if config.privileged else config.pod.readonly_paths
     return () if config.privileged or options(config).system_paths_unconfined else READONLY_PATHS

@@ -24,7 +24,7 @@ _RESTART = ("no", "always", "on-failure", "unless-stopped")
 _MODES: dict[str, tuple[tuple[str, ...], bool]] = {
     "pid_mode": (("", "host"), True),
     "ipc_mode": (("", "private", "host", "none", "shareable"), True),
-    "uts_mode": (("", "host"), False),
+    "uts_mode": (("", "host"), True),
     "userns_mode": (("", "host"), False),
     "cgroupns_mode": (("", "private", "host"), False),
 }
@@ -43,7 +43,7 @@ def validate(config: ContainerConfig) -> None:
     check_restart(config.restart, config.auto_remove)
     _check_mounts(config)
     _check_process(config)
-    check_limits(config.limits)
+    check_limits(config.limits, config.pod is not None)
     oci_security.options(config)
     capabilities.resolve(config.cap_add, config.cap_drop)
     sysctls(config)
@@ -60,7 +60,9 @@ def _check_names(config: ContainerConfig) -> None:
         parse_signal(config.stop_signal)
     if config.stop_timeout is not None and config.stop_timeout < -1:
         raise InvalidArgument(f"invalid stop timeout: {config.stop_timeout}")
-    if config.log.driver not in ("json-file", "none"):
+    if config.log.driver == "cri" and not config.log.path.startswith("/"):
+        raise InvalidArgument("log: a log in cri format needs an absolute path")
+    if config.log.driver not in ("json-file", "cri", "none"):
         raise Unimplemented(f"logger: no log driver named {config.log.driver[:32]!r} is registered")
     parent = config.cgroup_parent
     if ".." in parent.split("/") or not _CONTROL.isdisjoint(parent):
@@ -71,7 +73,7 @@ def _check_modes(config: ContainerConfig) -> None:
     for field, (known, joins) in _MODES.items():
         mode = getattr(config, field)
         what = field.replace("_mode", "")
-        if mode in known or (joins and _is_container(mode)):
+        if mode in known or (joins and _is_container(mode) and (field != "uts_mode" or config.pod)):
             continue
         if field == "userns_mode":
             raise Unimplemented(f"userns: mode {mode[:32]!r} is not supported")
@@ -157,12 +159,14 @@ def _check_mounts(config: ContainerConfig) -> None:
         if target in seen:
             raise InvalidArgument(f"duplicate mount point: {target}")
         seen.add(target)
+        if request.type == "image" and config.pod is None:
+            raise InvalidArgument("mount type unknown: 'image'")
         _check_mount(request)
 
 
 def _check_mount(request: MountRequest) -> None:
     what = f'invalid mount config for type "{request.type[:16]}"'
-    if request.type not in ("bind", "volume", "tmpfs"):
+    if request.type not in ("bind", "volume", "tmpfs", "image"):
         raise InvalidArgument(f"mount type unknown: {request.type[:32]!r}")
     if request.type == "bind" and (not request.source.startswith("/") or "\0" in request.source):
         raise InvalidArgument(f"{what}: invalid mount path: {request.source[:128]!r} mount path must be absolute")

@@ -38,17 +38,23 @@ class Started(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def start(
-    engine: Engine, container: Container, attach: bool = False, stdin: bool = False, policy: bool = False
+    engine: Engine,
+    container: Container,
+    attach: bool = False,
+    stdin: bool = False,
+    policy: bool = False,
+    own: bool = False,
 ) -> Started:
     """Start a container that does not run. On failure everything is undone and the record carries the reason.
 
+    With `own` the result carries a client that owns the container's end, as with `attach`, but receives no output.
     `policy` says that it is started again by its restart policy, and only if nobody has stopped it meanwhile.
     """
     with settle.held(engine, container.id) as now:
         container = _present(engine, container, now)
         if policy and (container.state != lifecycle.RESTARTING or container.record.stopped_by_user):
             raise Aborted(f"container {container.name} was stopped before it could be started again")
-        if container.running and not attach:
+        if container.running and not (attach or own):
             return Started(container=container)
         container = engine.containers.store.change(
             container.id,
@@ -64,7 +70,7 @@ def start(
         )
         reached("start.recorded")
         try:
-            return _start(engine, container, attach, stdin)
+            return _start(engine, container, attach, stdin, own)
         except BaseException as error:
             _undo(engine, container, error)
             raise
@@ -84,19 +90,21 @@ def cgroup_path(container: Container) -> str:
     return f"/{parent}/{container.id}"
 
 
-def _start(engine: Engine, container: Container, attach: bool, stdin: bool) -> Started:
+def _start(engine: Engine, container: Container, attach: bool, stdin: bool, own: bool) -> Started:
     run = engine.paths.run(container.id)
     run.mkdir(mode=0o710, exist_ok=True)
-    with engine.rootfs(container.id) as root:
+    with engine.rootfs(container) as root:
         bundle = make_bundle(engine, container, root)
         reached("start.files")
         resources = bundle.spec.linux.resources if bundle.spec.linux else None
         cgroups.create(engine.cgroups, container.record.cgroup, resources)
         reached("start.cgroup")
-        return _launch(engine, container, bundle, root, attach, stdin)
+        return _launch(engine, container, bundle, root, attach, stdin, own)
 
 
-def _launch(engine: Engine, container: Container, bundle: Bundle, root: int, attach: bool, stdin: bool) -> Started:
+def _launch(
+    engine: Engine, container: Container, bundle: Bundle, root: int, attach: bool, stdin: bool, own: bool
+) -> Started:
     plan = compile_plan(engine, container, bundle)
     encoded, program = prepare(plan, inherited=1), launch_program()
     try:
@@ -113,7 +121,7 @@ def _launch(engine: Engine, container: Container, bundle: Bundle, root: int, att
             stdin_once=container.config.stdin_once,
             owner=_stream_owner(bundle),
             on_exit=settle.on_exit_command(engine, container.id),
-            connect=attach,
+            connect=attach or own,
         )
     finally:
         os.close(program)
@@ -121,7 +129,7 @@ def _launch(engine: Engine, container: Container, bundle: Bundle, root: int, att
     reached("start.shim")
     client = shim.client
     try:
-        if client is not None:
+        if client is not None and attach:
             client.attach(stdin=stdin)
         if bundle.networked:
             _ = engine.networks  # what it imports is there when the kernel has made the namespaces

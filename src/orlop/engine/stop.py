@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 from orlop.engine import events, lifecycle, settle
-from orlop.engine.create import image_of
+from orlop.engine.create import stop_signal_of
 from orlop.engine.exit import collect, conclude
 from orlop.engine.records import Container
 from orlop.shim.client import ShimClient
@@ -26,7 +26,7 @@ def stop(engine: Engine, container: Container, timeout: float | None, signal: st
         return container
     if timeout is None:
         timeout = float(container.config.stop_timeout if container.config.stop_timeout is not None else DEFAULT_TIMEOUT)
-    name = signal or container.config.stop_signal or image_of(engine, container).config.defaults.stop_signal or "TERM"
+    name = signal or container.config.stop_signal or stop_signal_of(engine, container) or "TERM"
     return _until_down(engine, container, parse_signal(name), timeout)
 
 

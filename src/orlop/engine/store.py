@@ -79,6 +79,15 @@ class ContainerStore:
             raise NotFound(f"no such container: {text}{self._elsewhere(text)}")
         return _container(sorted(rows, key=lambda row: bool(row["id"] != text))[0])
 
+    def named(self, name: str) -> Container:
+        """The container that has exactly this name."""
+        rows = self.database.read(
+            f"SELECT {_COLUMNS} FROM containers WHERE namespace = ? AND name = ?", (self.namespace, name)
+        )
+        if not rows:
+            raise NotFound(f"no such container: {name[:255]}")
+        return _container(rows[0])
+
     def get(self, identifier: str) -> Container | None:
         """The container with exactly this ID, in any namespace."""
         rows = self.database.read(f"SELECT {_COLUMNS} FROM containers WHERE id = ?", (identifier,))

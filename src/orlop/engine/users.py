@@ -8,11 +8,13 @@ given with the user replaces the user's own and its supplementary groups.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Literal
 
 import msgspec
 
 from orlop.spec.errors import InvalidArgument
 
+Policy = Literal["docker", "merge", "strict"]
 _MAX_ID = (1 << 31) - 1
 
 
@@ -38,8 +40,11 @@ class _Group(msgspec.Struct, frozen=True):
     members: tuple[str, ...]
 
 
-def resolve(user: str, passwd: str, group: str, additional: Iterable[str] = ()) -> Identity:
+def resolve(user: str, passwd: str, group: str, additional: Iterable[str] = (), policy: Policy = "docker") -> Identity:
     """The identity for `user` (`name`, `uid`, `name:group`, `uid:gid`, or empty for root) and for `--group-add`.
+
+    `policy` says when the groups are added that /etc/group has the user in: without a group of its own in `user`
+    (docker), always (merge), never (strict); the latter two are those of the Container Runtime Interface.
 
     Raises InvalidArgument for a name that is in neither file, and for a number out of range.
     """
@@ -49,7 +54,7 @@ def resolve(user: str, passwd: str, group: str, additional: Iterable[str] = ()) 
     gid, extra = entry.gid, list[int]()
     if group_name:
         gid = _group_id(group_name, groups)
-    elif entry.name:
+    if entry.name and (policy == "merge" or (policy == "docker" and not group_name)):
         extra = [found.gid for found in groups if entry.name in found.members]
     extra += [_group_id(wanted, groups) for wanted in additional]
     # the primary group is listed too: some programs drop groups that are not (CVE-2022-36109)

@@ -75,6 +75,10 @@ class ShimClient:
     def status(self) -> State:
         return frames.decode_state(self.request(frames.encode(frames.STATUS), frames.STATE))
 
+    def reopen_log(self) -> None:
+        """Log to a new file, where the old one has been moved away. Raises FailedPrecondition without a log."""
+        self.request(frames.encode(frames.REOPEN))
+
     def terminal(self, master: int) -> None:
         """Hand over the master of the terminal that was made inside the container (of a shim with `console`)."""
         try:

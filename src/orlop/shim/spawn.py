@@ -26,11 +26,12 @@ _OUT_OF_THE_WAY = 128  # descriptors are first copied above this, so that no dup
 
 
 class LogFile(msgspec.Struct, frozen=True, kw_only=True):
-    """Where output is recorded, in Docker's json-file format."""
+    """Where output is recorded, in Docker's json-file format or in that of the Container Runtime Interface."""
 
     path: str
     max_size: int = 0  # bytes; 0: it grows without limit
     max_files: int = 1  # path, path.1, ... path.(max_files - 1)
+    cri: bool = False
 
 
 class Shim(msgspec.Struct, frozen=True):
@@ -121,6 +122,7 @@ def _arguments(
         arguments += ["--client", str(launch + 1)]
     if log is not None:
         arguments += ["--log", log.path, "--log-max-size", str(log.max_size), "--log-max-files", str(log.max_files)]
+        arguments += ["--log-cri"] if log.cri else []
     if tty:
         rows, columns = tty if isinstance(tty, tuple) else (0, 0)
         arguments += ["--tty", f"{rows}x{columns}"] + (["--console"] if console else [])

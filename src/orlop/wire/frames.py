@@ -1,9 +1,9 @@
 """Frames between the shim and its clients, over a unix stream socket. Sans I/O.
 
 A frame is `u8 type, u8 stream, u16 zero, u32 length`, little endian, then `length` bytes of payload (at most 64 KiB).
-Every ATTACH, RESIZE, SIGNAL, OWN, DONE and TERMINAL is answered by OK or ERROR, in order; EXEC by PID or ERROR; STATUS
-by STATE. EXEC and TERMINAL bring descriptors along. STDIN and STDIN_EOF have no answer. After ATTACH, OUTPUT frames
-come between answers; EXIT is the last frame to come, once all output has been sent.
+Every ATTACH, RESIZE, SIGNAL, OWN, DONE, TERMINAL and REOPEN is answered by OK or ERROR, in order; EXEC by PID or ERROR;
+STATUS by STATE. EXEC and TERMINAL bring descriptors along. STDIN and STDIN_EOF have no answer. After ATTACH, OUTPUT
+frames come between answers; EXIT is the last frame to come, once all output has been sent.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import msgspec
 from orlop.spec.errors import Internal
 
 # client -> shim
-ATTACH, STDIN, STDIN_EOF, RESIZE, SIGNAL, WAIT, OWN, DONE, EXEC, STATUS, TERMINAL = range(1, 12)
+ATTACH, STDIN, STDIN_EOF, RESIZE, SIGNAL, WAIT, OWN, DONE, EXEC, STATUS, TERMINAL, REOPEN = range(1, 13)
 # shim -> client
 OUTPUT, EXIT, ERROR, PID, OK, STATE = range(65, 71)
 

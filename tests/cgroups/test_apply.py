@@ -233,6 +233,26 @@ def test_processes_in_groups_below_are_found_and_killed(any_host: CgroupHost, pa
     apply.remove(any_host, path)
 
 
+def test_only_an_empty_group_is_removed_without_a_look(any_host: CgroupHost, path: str, spawn: Spawn) -> None:
+    apply.create(any_host, path)
+    process = spawn()
+    apply.attach(any_host, path, process.pid)
+    assert not apply.remove_empty(any_host, path)
+    assert apply.pids(any_host, path) == (process.pid,)
+    process.kill()
+    process.wait(5)
+    assert apply.remove_empty(any_host, path)
+    assert not apply.exists(any_host, path)
+    assert apply.remove_empty(any_host, path)
+
+
+def test_a_group_with_one_below_it_is_not_empty(any_host: CgroupHost, path: str) -> None:
+    apply.create(any_host, f"{path}/inner")
+    assert not apply.remove_empty(any_host, path)
+    assert apply.exists(any_host, f"{path}/inner")
+    apply.remove(any_host, path)
+
+
 def test_ending_what_is_gone_is_right(any_host: CgroupHost, path: str) -> None:
     apply.kill(any_host, path)
     apply.remove(any_host, path)

@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from orlop.cgroups.facts import CgroupHost
 from orlop.runtime.compile import CreateRequest, ExecRequest, compile_create, compile_exec
+from orlop.runtime.compile_cgroups import joins_early
 from orlop.runtime.default_spec import default_spec
 from orlop.runtime.facts import Host
 from orlop.runtime.namespaces import FLAGS
@@ -67,3 +69,21 @@ def test_a_further_process_joins_after_birth_in_the_group(procs: tuple[str, ...]
     given = spec(Namespace(type="cgroup"))
     assert given.process
     assert touches(compile_exec(given, given.process, HOST, ExecRequest(id="c1", cgroup_procs=procs))) == order
+
+
+@pytest.mark.parametrize("joined", [(), (Namespace(type="pid", path="/proc/7/ns/pid"),)])
+@pytest.mark.parametrize(
+    ("cgroups", "procs", "early"),
+    [
+        (CgroupHost(mode="v1", mounts={"pids": "/cg/pids"}), ("/cg/pids/orlop/c1/cgroup.procs",), False),
+        (CgroupHost(mode="v2", mounts={}, unified="/cg"), ("/cg/orlop/c1/cgroup.procs",), True),
+    ],
+)
+def test_only_a_process_born_in_its_group_needs_that_before(
+    joined: tuple[Namespace, ...], cgroups: CgroupHost, procs: tuple[str, ...], early: bool
+) -> None:
+    given = spec(*joined, without=tuple(one.type for one in joined))
+    plan = compile_create(
+        given, replace(HOST, cgroups=cgroups), CreateRequest(id="c1", bundle="/b", cgroup_procs=procs)
+    )
+    assert joins_early(plan) is early

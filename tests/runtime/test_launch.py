@@ -104,6 +104,22 @@ def test_a_plan_that_only_ends_is_a_failure(helper):
         helper.run([Umask(0)])
 
 
+def test_what_is_done_meanwhile_comes_before_the_first_answer_and_its_failure_ends_the_helper(helper):
+    plan, order = helper.plan([Clone(0, -1)], [Sync("created", ()), helper.sh("exit 3")]), []
+    launched = launcher.launch(
+        plan, on_sync=lambda name, *_: order.append(name), meanwhile=lambda: order.append("mine")
+    )
+    assert os.waitstatus_to_exitcode(os.waitpid(launched.pid, 0)[1]) == 3
+    assert order == ["mine", "created"]
+
+    def fails() -> None:
+        raise Internal("mine")
+
+    with pytest.raises(Internal, match="mine"):
+        launcher.launch(plan, on_sync=lambda name, *_: order.append(name), meanwhile=fails)
+    assert order == ["mine", "created"]
+
+
 # --- what the program inherits
 
 

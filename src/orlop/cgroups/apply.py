@@ -14,6 +14,8 @@ import errno
 import os
 import time
 
+import msgspec
+
 from orlop.cgroups.compile import writes
 from orlop.cgroups.facts import ROOT, CgroupHost, Group, group_path
 from orlop.cgroups.files import read, write_file
@@ -26,6 +28,7 @@ from orlop.spec.runtime import Resources
 
 __all__ = [
     "CgroupHost",
+    "New",
     "attach",
     "create",
     "exists",
@@ -33,11 +36,14 @@ __all__ = [
     "frozen",
     "group_path",
     "kill",
+    "limit",
+    "make",
     "oom_kills",
     "pids",
     "probe",
     "procs_paths",
     "remove",
+    "remove_empty",
     "statistics",
     "sweep",
     "thaw",
@@ -47,12 +53,32 @@ __all__ = [
 _REMOVAL = 2.0  # seconds that a group may stay busy after its last process has ended
 
 
+class New(msgspec.Struct, frozen=True):
+    """A group that has been made and has no limits yet."""
+
+    group: Group
+    resources: Resources | None
+    compiled: tuple[Write, ...]
+    made: tuple[str, ...]  # the directories that were not there before
+
+
 def create(host: CgroupHost, path: str, resources: Resources | None = None) -> None:
     """Make the group in every hierarchy, with its parents, and put its limits in force (see `compile.writes`).
 
     A group that is there already must be empty. Of a failure nothing stays behind but parents. Errors of limits name
     the JSON path, the value and the control file.
     """
+    new = make(host, path, resources)
+    try:
+        limit(new)
+    except BaseException:
+        for directory in new.made:
+            _remove_directory(directory, 0)
+        raise
+
+
+def make(host: CgroupHost, path: str, resources: Resources | None = None) -> New:
+    """The first half of `create`: a process may then be put into the group, though it must not run free yet."""
     group = Group(host, path)
     compiled = writes(resources, host)
     made: list[str] = []
@@ -64,15 +90,23 @@ def create(host: CgroupHost, path: str, resources: Resources | None = None) -> N
                 _check_unused(directory)
         if host.mode == "v2":
             _enable(host, path)
-        _limit(group, compiled)
-        if host.mode == "v2":
-            _limit_devices(group, resources)
     except BaseException as error:
         for directory in made:
             _remove_directory(directory, 0)
         if isinstance(error, OSError):
             raise from_os(error, "create cgroup") from error
         raise
+    return New(group, resources, compiled, tuple(made))
+
+
+def limit(new: New) -> None:
+    """The second half. When it fails the group is still there."""
+    try:
+        _limit(new.group, new.compiled)
+        if new.group.host.mode == "v2":
+            _limit_devices(new.group, new.resources)
+    except OSError as error:
+        raise from_os(error, "create cgroup") from error
 
 
 def update(host: CgroupHost, path: str, resources: Resources) -> None:
@@ -110,6 +144,25 @@ def remove(host: CgroupHost, path: str, patience: float = _REMOVAL) -> None:
     failures = [found for found in Group(host, path).directories if not _remove_directory(found, deadline)]
     if failures:
         raise FailedPrecondition(f"cgroup {failures[0]} is still in use")
+
+
+def remove_empty(host: CgroupHost, path: str) -> bool:
+    """Remove the group if no process is in it and no group below; False where there is one in some hierarchy.
+
+    The kernel removes no group with a process in it, so that to try costs less than to look, and nothing can come in
+    between.
+    """
+    group = Group(host, path)
+    for directory in sorted(group.directories, key=lambda directory: directory != group.tracker):
+        try:
+            os.rmdir(directory)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            if error.errno not in (errno.EBUSY, errno.ENOTEMPTY):
+                raise from_os(error, "remove cgroup") from error
+            return False
+    return True
 
 
 def sweep(host: CgroupHost) -> None:

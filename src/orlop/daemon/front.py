@@ -23,7 +23,7 @@ class FrontChildren:
     def helper(self, plan: int, control: int, stdio: tuple[int, int, int], inherit: Sequence[int]) -> int:
         fds = (self._program, *stdio, plan, control, *inherit)
         targets = (NOWHERE, 0, 1, 2, 3, 4, *range(_FIRST_INHERITED, _FIRST_INHERITED + len(inherit)))
-        return self._spawn(pack_spawn("", ("orlop-launch",), (), targets), fds)
+        return self._spawn(pack_spawn("", ("orlop-launch",), (), targets, UNMASK), fds)
 
     def hook(self, path: str, arguments: Sequence[str], environment: Mapping[str, str], stdin: int) -> int:
         variables = [f"{name}={value}" for name, value in environment.items()]

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from orlop.runtime.compile_layout import CGROUP2_MAGIC, CGROUP_MAGIC, NONE, O_CLOEXEC, O_DIRECTORY, O_PATH
 from orlop.runtime.facts import Host
 from orlop.runtime.ops import Open, WriteFile
-from orlop.runtime.plan import Step
+from orlop.runtime.plan import Plan, Step
 
 _ORIGIN = "linux.cgroupsPath"
 _PROCS = "cgroup.procs"
@@ -32,6 +32,13 @@ def birthplace(procs: Sequence[str], host: Host, slot: int) -> Iterator[Step]:
         if _unified(path, host):
             directory = path.removesuffix("/" + _PROCS)
             yield Step(Open(slot, NONE, directory, O_PATH | O_DIRECTORY | O_CLOEXEC, 0, CGROUP2_MAGIC), _ORIGIN)
+
+
+def joins_early(plan: Plan) -> bool:
+    """Whether the plan needs the groups before its first Clone; otherwise only once it goes on after the sync point
+    `created`."""
+    magics = (CGROUP_MAGIC, CGROUP2_MAGIC)
+    return any(isinstance(step.op, (Open, WriteFile)) and step.op.magic in magics for step in plan.stages[0].steps)
 
 
 def _unified(path: str, host: Host) -> bool:

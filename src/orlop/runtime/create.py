@@ -12,6 +12,7 @@ from orlop.cgroups import apply as cgroups
 from orlop.runtime import hooks, idmaps
 from orlop.runtime.children import children
 from orlop.runtime.compile import CreateRequest, Terminal, compile_create
+from orlop.runtime.compile_cgroups import joins_early
 from orlop.runtime.compile_process import Filter, available, ungranted
 from orlop.runtime.facts import Host
 from orlop.runtime.home import with_home
@@ -145,6 +146,8 @@ class _Making:
         self.spec = spec
         self.host = host
         self.record = record
+        self.compiled: tuple[CreateRequest, Plan] | None = None
+        self.new_group: cgroups.New | None = None
         self.inherited: list[int] = []
         self.mine: list[int] = []  # of those, the ones to close here
         self.cgroup_made = False
@@ -163,18 +166,33 @@ class _Making:
         self._warn()
         try:
             plan = self.compile(dry=False)
-            cgroups.create(self.host.cgroups, self.record.cgroup, self.linux.resources)
-            self.cgroup_made = True
+            if joins_early(plan):
+                self._make_group()
             assert self.spec.process is not None
             own_streams(self.spec.process.user, self.linux)
             launched = launch(
-                plan, inherit=self.inherited, on_sync=self._on_sync, until="" if options.start else "ready"
+                plan,
+                inherit=self.inherited,
+                on_sync=self._on_sync,
+                until="" if options.start else "ready",
+                meanwhile=self._limit_group,
             )
         finally:
             for fd in self.mine:
                 os.close(fd)
             self.mine.clear()
         return self._recorded(launched.pid, phase="running" if options.start else "created")
+
+    def _make_group(self) -> None:
+        self.new_group = cgroups.make(self.host.cgroups, self.record.cgroup, self.linux.resources)
+        self.cgroup_made = True
+
+    def _limit_group(self) -> None:
+        """While the helper starts and makes namespaces, which takes as long. It then waits at Sync("created")."""
+        if self.new_group is None:
+            self._make_group()
+        assert self.new_group is not None
+        cgroups.limit(self.new_group)
 
     def compile(self, dry: bool) -> Plan:
         """The plan; with `dry` only to see that there is one, with nothing opened."""
@@ -186,7 +204,7 @@ class _Making:
         request = CreateRequest(
             id=options.id,
             bundle=options.bundle,
-            seccomp=seccomp_program(self.spec, os.path.join(self.store.root, ".seccomp")),
+            seccomp=self._seccomp(),
             cgroup_procs=cgroups.procs_paths(self.host.cgroups, self.record.cgroup),
             terminal=self._terminal() if process is not None and process.terminal else "none",
             preserve=preserve,
@@ -199,7 +217,15 @@ class _Making:
         )
         if dry:
             self.inherited.clear()
-        return compile_create(self.spec, self.host, request)
+        # The request names slots, not descriptors: it is the same both times, and so is the plan.
+        if self.compiled is None or self.compiled[0] != request:
+            self.compiled = request, compile_create(self.spec, self.host, request)
+        return self.compiled[1]
+
+    def _seccomp(self) -> Filter | None:
+        if self.compiled is not None:
+            return self.compiled[0].seccomp
+        return seccomp_program(self.spec, os.path.join(self.store.root, ".seccomp"))
 
     def _terminal(self) -> Terminal:
         if self.options.console is None and self.options.on_console is None:

@@ -24,9 +24,10 @@ def delete(store: Store, identifier: str, force: bool = False, warn: Warn = lamb
             store.forget(identifier)  # what an interrupted creation or removal has left
             return
         raise
-    now = status(record, frozen(record))
-    if now not in ("stopped", "created") and not force:
-        raise FailedPrecondition(f"cannot delete container {identifier} that is not stopped: {now}")
+    if not force:
+        now = status(record, frozen(record))
+        if now not in ("stopped", "created"):
+            raise FailedPrecondition(f"cannot delete container {identifier} that is not stopped: {now}")
     destroy(store, record, _spec(store, identifier), warn)
 
 
@@ -41,7 +42,7 @@ def destroy(
     store: Store, record: Record, spec: RuntimeSpec | None, warn: Warn = lambda _: None, own_cgroup: bool = True
 ) -> None:
     """Kill what lives, remove the group and the state, run the poststop hooks of `spec`."""
-    if own_cgroup:
+    if own_cgroup and (record.alive or not cgroups.remove_empty(probe(), record.cgroup)):
         kill_all(record)
         cgroups.remove(probe(), record.cgroup)
     if spec is not None and spec.hooks is not None and spec.hooks.poststop:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from orlop.runtime.children import children
+from orlop.sys.signals import received, signalfd
 
 _KEPT = {signal.SIGCHLD, signal.SIGPIPE, signal.SIGKILL, signal.SIGSTOP, signal.SIGURG}
 _CHUNK = 65536
@@ -27,8 +28,8 @@ class Foreground:
 
     def __init__(self) -> None:
         self.master = -1
-        self._old: dict[int, object] = {}
-        self._wakeup = (-1, -1)
+        self._signals = -1
+        self._mask: set[int] = set()
 
     def take_master(self, master: int) -> None:
         """Carry this terminal from now on; the descriptor is closed at the end."""
@@ -36,20 +37,15 @@ class Foreground:
         _copy_size(master)
 
     def __enter__(self) -> Foreground:
-        self._wakeup = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        signal.set_wakeup_fd(self._wakeup[1], warn_on_full_buffer=False)
-        for number in signal.valid_signals() - _KEPT | {signal.SIGCHLD}:
-            try:
-                self._old[number] = signal.signal(number, _noted)
-            except OSError:  # the two real-time signals of the C library
-                continue
+        numbers = signal.valid_signals() - _KEPT | {signal.SIGCHLD}
+        self._mask = set(signal.pthread_sigmask(signal.SIG_BLOCK, numbers))
+        self._signals = signalfd(numbers)
         return self
 
     def __exit__(self, *_: object) -> None:
-        signal.set_wakeup_fd(-1)
-        for number, handler in self._old.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
-        for fd in (*self._wakeup, self.master):
+        received(self._signals)  # what nobody has waited for must not strike when it is let through
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
+        for fd in (self._signals, self.master):
             if fd >= 0:
                 os.close(fd)
 
@@ -60,7 +56,7 @@ class Foreground:
 
     def _loop(self, pid: int) -> int:
         poll = select.poll()
-        poll.register(self._wakeup[0], select.POLLIN)
+        poll.register(self._signals, select.POLLIN)
         if self.master >= 0:
             poll.register(self.master, select.POLLIN)
             poll.register(0, select.POLLIN)
@@ -70,13 +66,13 @@ class Foreground:
                 self._drain()
                 return status
             for fd, _ in poll.poll():
-                if fd == self._wakeup[0]:
+                if fd == self._signals:
                     self._pass_on(pid)
                 elif not _copy(fd, 1 if fd == self.master else self.master):
                     poll.unregister(fd)
 
     def _pass_on(self, pid: int) -> None:
-        for number in os.read(self._wakeup[0], 512):
+        for number in received(self._signals):
             if number == signal.SIGWINCH and self.master >= 0:
                 _copy_size(self.master)
             elif number != signal.SIGCHLD:
@@ -90,10 +86,6 @@ class Foreground:
         poll.register(self.master, select.POLLIN)
         while poll.poll(0) and _copy(self.master, 1):
             pass
-
-
-def _noted(number: int, frame: object) -> None:
-    """Python writes the signal's number to the wake-up pipe; that is all."""
 
 
 def _copy(source: int, target: int) -> bool:

@@ -58,11 +58,13 @@ def launch(
     inherit: Sequence[int] = (),
     on_sync: OnSync | None = None,
     until: str = "",
+    meanwhile: Callable[[], None] | None = None,
 ) -> Launched:
     """Run a plan whose processes become children of this one, and follow it.
 
     `stdio` are the container's standard streams, `inherit` fill slots 0, 1, ...; all stay the caller's. `until` names
-    a sync point after which the helper is left alone (it then waits in AwaitStart).
+    a sync point after which the helper is left alone (it then waits in AwaitStart). `meanwhile` is called once the
+    helper has been started and is on its way to the first sync point.
     """
     control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with control:
@@ -71,6 +73,8 @@ def launch(
         cloned = [helper]
         begin = Handshake() if _clones(plan) else Handshake("cloned", (helper,))
         try:
+            if meanwhile is not None:
+                meanwhile()
             launched = follow(control, plan, on_sync, until, begin, cloned.append)
         except BaseException:
             _abandon(control, cloned)

@@ -36,7 +36,9 @@ def spawn(program: int, plan: int, control: int, stdio: tuple[int, int, int], in
         ]
         actions += [(os.POSIX_SPAWN_DUP2, fd, _FIRST_INHERITED + i) for i, fd in enumerate(high[6:])]
         # The path is opened by the child, which has the same descriptor table.
-        return os.posix_spawn(f"/proc/self/fd/{high[0]}", ["orlop-launch"], {}, file_actions=actions)
+        program_path = f"/proc/self/fd/{high[0]}"
+        # A caller that holds signals back to read them later does so for itself alone.
+        return os.posix_spawn(program_path, ["orlop-launch"], {}, file_actions=actions, setsigmask=())
     finally:
         for fd in high:
             os.close(fd)

@@ -63,11 +63,11 @@ def _end_with(engine: Engine, container: Container, signal: int, timeout: float)
     try:
         with ShimClient(engine.paths.run(container.id)) as shim:
             shim.own()
-            _signal(shim, signal)
+            _end_signal(engine, container, shim, signal)
             if container.state == lifecycle.PAUSED:
                 _thaw(engine, container)
             if shim.wait(timeout if timeout >= 0 else None) is None:
-                _signal(shim, parse_signal("KILL"))
+                _end_signal(engine, container, shim, parse_signal("KILL"))
                 if shim.wait(KILL_PATIENCE) is None:
                     raise DeadlineExceeded(f"container {container.name} does not end after SIGKILL")
             ended = conclude(engine, container)
@@ -75,6 +75,16 @@ def _end_with(engine: Engine, container: Container, signal: int, timeout: float)
             return ended
     except Unavailable:  # the shim has ended between the look and the call
         return conclude(engine, container)
+
+
+def _end_signal(engine: Engine, container: Container, shim: ShimClient, signal: int) -> None:
+    """As `_signal`. In a PID namespace that is not its own, a first process that is killed does not take the others
+    along, which would keep the container's output open."""
+    _signal(shim, signal)
+    if signal == parse_signal("KILL") and container.config.pid_mode:
+        from orlop.cgroups import apply as cgroups
+
+        cgroups.kill(engine.cgroups, container.record.cgroup)
 
 
 def _signal(shim: ShimClient, signal: int) -> None:

@@ -1,0 +1,176 @@
+"""The calls on containers."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import msgspec
+
+from orlop._stubs.cri import api_pb2 as api
+from orlop.cri import answers, requests
+from orlop.cri.details import container_info
+from orlop.cri.node import Node
+from orlop.engine import lifecycle
+from orlop.engine.config import ContainerConfig
+from orlop.engine.exec import read_spec
+from orlop.engine.pods import is_sandbox
+from orlop.engine.records import Container
+from orlop.engine.start import Started
+from orlop.spec.errors import FailedPrecondition, InvalidArgument, NotFound, os_errors
+
+CHUNK = 500  # objects in one answer of a stream
+_PROFILE_MAX = 4 << 20  # bytes
+
+
+async def create(node: Node, request: api.CreateContainerRequest) -> api.CreateContainerResponse:
+    return api.CreateContainerResponse(container_id=(await node.call(_create, node, request)).id)
+
+
+def _create(node: Node, request: api.CreateContainerRequest) -> Container:
+    if not request.pod_sandbox_id:
+        raise InvalidArgument("pod_sandbox_id is missing")
+    sandbox = node.engine.pods.get(request.pod_sandbox_id)
+    options = request.config.linux.security_context.namespace_options
+    target = _target(node, options, sandbox.id) if options.pid == api.TARGET else ""
+    config = requests.container(request, answers.pod_request(sandbox), sandbox.id, target)
+    return node.engine.pods.create_container(_with_profile(config))
+
+
+def _target(node: Node, options: api.NamespaceOption, sandbox: str) -> str:
+    """The PID namespace of a container of the same pod, as for `kubectl debug --target`."""
+    found = find(node, options.target_id)
+    if found.config.pod is None or found.config.pod.sandbox != sandbox:
+        raise InvalidArgument(f"namespace_options.target_id: container {found.id[:12]} is in another pod")
+    if not found.running:
+        raise FailedPrecondition(f"namespace_options.target_id: container {found.id[:12]} is not running")
+    return f"container:{found.id}"
+
+
+def _with_profile(config: ContainerConfig) -> ContainerConfig:
+    """With the text of a seccomp profile in place of its path."""
+    prefix = "seccomp=localhost:"
+    options = []
+    for option in config.security_opt:
+        if option.startswith(prefix):
+            path = Path(option.removeprefix(prefix))
+            if not path.is_absolute():
+                raise InvalidArgument(f"seccomp: localhost profile {str(path)[:128]!r} is not an absolute path")
+            with os_errors("read the seccomp profile"), path.open("rb") as file:
+                option = "seccomp=" + file.read(_PROFILE_MAX).decode("utf-8", "replace")
+        options.append(option)
+    return msgspec.structs.replace(config, security_opt=tuple(options))
+
+
+def find(node: Node, identifier: str) -> Container:
+    """A container, not a sandbox. Raises NotFound."""
+    if not identifier:
+        raise InvalidArgument("container_id is missing")
+    found = node.engine.containers.get(identifier)
+    if is_sandbox(found) or found.config.pod is None:
+        raise NotFound(f"no such container: {identifier[:128]}")
+    return found
+
+
+async def start(node: Node, request: api.StartContainerRequest) -> api.StartContainerResponse:
+    def work() -> Started:
+        container = find(node, request.container_id)
+        if container.state != lifecycle.CREATED:
+            raise FailedPrecondition(f"container {container.id[:12]} is {container.state}: it is started once")
+        sandbox = node.engine.containers.store.get(container.config.pod.sandbox) if container.config.pod else None
+        if sandbox is None or not sandbox.running:
+            raise FailedPrecondition(f"container {container.id[:12]}: its pod sandbox is not ready")
+        return node.engine.containers.start(container.id, own=True)
+
+    started = await node.call(work)
+    node.exits.watch(started.container, started.client)
+    return api.StartContainerResponse()
+
+
+async def stop(node: Node, request: api.StopContainerRequest) -> api.StopContainerResponse:
+    def work() -> None:
+        if request.timeout < 0:
+            raise InvalidArgument(f"timeout: {request.timeout} is below zero")
+        if (container := _gone_is_fine(node, request.container_id)) is not None:
+            signal = "" if request.timeout else "KILL"
+            node.engine.containers.stop(container.id, float(request.timeout), signal)
+
+    await node.call(work)
+    return api.StopContainerResponse()
+
+
+async def remove(node: Node, request: api.RemoveContainerRequest) -> api.RemoveContainerResponse:
+    def work() -> None:
+        if (container := _gone_is_fine(node, request.container_id)) is not None:
+            node.engine.containers.remove(container.id, force=True, volumes=True)
+
+    await node.call(work)
+    return api.RemoveContainerResponse()
+
+
+def _gone_is_fine(node: Node, identifier: str) -> Container | None:
+    try:
+        return find(node, identifier)
+    except NotFound:
+        return None
+
+
+async def status(node: Node, request: api.ContainerStatusRequest) -> api.ContainerStatusResponse:
+    def work() -> api.ContainerStatusResponse:
+        container = find(node, request.container_id)
+        return api.ContainerStatusResponse(
+            status=full_status(node, container),
+            info=container_info(node.engine, container) if request.verbose else None,
+        )
+
+    return await node.call(work)
+
+
+def full_status(node: Node, container: Container) -> api.ContainerStatus:
+    """A container's status with what its image and its specification say."""
+    image = node.engine.images.find(container.record.image_id)
+    return answers.container_status(container, image, _user(node, container))
+
+
+def _user(node: Node, container: Container) -> api.ContainerUser | None:
+    if not container.record.started:
+        return None
+    process = read_spec(node.engine, container).process
+    if process is None:
+        return None
+    user = process.user
+    return api.ContainerUser(
+        linux=api.LinuxContainerUser(uid=user.uid, gid=user.gid, supplemental_groups=user.additional_gids)
+    )
+
+
+async def list_all(node: Node, request: api.ListContainersRequest) -> api.ListContainersResponse:
+    return api.ListContainersResponse(containers=await node.call(_chosen, node, request.filter))
+
+
+async def stream(node: Node, request: api.StreamContainersRequest) -> AsyncIterator[api.StreamContainersResponse]:
+    found = await node.call(_chosen, node, request.filter)
+    for start in range(0, len(found), CHUNK):
+        yield api.StreamContainersResponse(containers=found[start : start + CHUNK])
+
+
+def _chosen(node: Node, wanted: api.ContainerFilter) -> list[api.Container]:
+    hidden = (lifecycle.CREATING, lifecycle.REMOVING)
+    items = [
+        answers.container_item(container)
+        for container in node.engine.containers.list(all=True)
+        if container.config.pod and container.config.pod.sandbox and container.state not in hidden
+    ]
+    return [item for item in items if answers.container_matches(item, wanted)]
+
+
+async def reopen_log(node: Node, request: api.ReopenContainerLogRequest) -> api.ReopenContainerLogResponse:
+    def work() -> None:
+        container = find(node, request.container_id)
+        if not container.running:
+            raise FailedPrecondition(f"container {container.id[:12]} is not running")
+        with node.engine.containers.attach(container.id) as shim:
+            shim.reopen_log()
+
+    await node.call(work)
+    return api.ReopenContainerLogResponse()

@@ -1,0 +1,46 @@
+"""`Node`: what the calls of the interface work on, and how they reach the engine.
+
+The engine is synchronous. A call is a coroutine that does its work in one of a bounded number of threads; nothing of it
+may block the loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, ParamSpec, TypeVar
+
+from orlop.cri.exits import Exits
+from orlop.cri.settings import Settings
+from orlop.engine.engine import Engine
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Node:
+    """`workers` is how many calls work at once; more wait for their turn."""
+
+    def __init__(self, engine: Engine, settings: Settings | None = None, workers: int = 32) -> None:
+        self.engine = engine
+        self.settings = settings or Settings()
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="orlop-cri")
+        self._members = ThreadPoolExecutor(workers, thread_name_prefix="orlop-pod")  # parts of a call, so that
+        # calls which wait for theirs can't keep them from being done
+        self.exits = Exits(self)
+
+    async def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a function of the engine in a thread of its own."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._pool, lambda: function(*args, **kwargs))
+
+    def each(self, work: Callable[[], object]) -> Future[Any]:
+        """Begin one part of a call's work, as the end of one container of a pod."""
+        return self._members.submit(work)
+
+    def close(self) -> None:
+        """Wait for calls that are under way."""
+        self.exits.close()
+        self._pool.shutdown()
+        self._members.shutdown()

@@ -1,0 +1,83 @@
+"""The calls on pod sandboxes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+
+from orlop._stubs.cri import api_pb2 as api
+from orlop.cri import answers, containers, requests
+from orlop.cri.details import sandbox_info
+from orlop.cri.node import Node
+from orlop.engine.records import Container
+from orlop.spec.errors import InvalidArgument, NotFound
+
+CHUNK = 500  # objects in one answer of a stream
+
+
+async def run(node: Node, request: api.RunPodSandboxRequest) -> api.RunPodSandboxResponse:
+    if request.runtime_handler not in ("", requests.HANDLER):
+        raise InvalidArgument(f"runtime_handler {request.runtime_handler[:64]!r}: not configured")
+    config = requests.sandbox(request, node.settings.network or "bridge")
+    started = await node.call(node.engine.pods.run, config)
+    node.exits.watch(started.container, started.client)
+    return api.RunPodSandboxResponse(pod_sandbox_id=started.container.id)
+
+
+async def stop(node: Node, request: api.StopPodSandboxRequest) -> api.StopPodSandboxResponse:
+    def work() -> None:
+        if (sandbox := _gone_is_fine(node, request.pod_sandbox_id)) is not None:
+            node.engine.pods.stop(sandbox, node.each)
+
+    await node.call(work)
+    return api.StopPodSandboxResponse()
+
+
+async def remove(node: Node, request: api.RemovePodSandboxRequest) -> api.RemovePodSandboxResponse:
+    def work() -> None:
+        if (sandbox := _gone_is_fine(node, request.pod_sandbox_id)) is not None:
+            node.engine.pods.remove(sandbox, node.each)
+
+    await node.call(work)
+    return api.RemovePodSandboxResponse()
+
+
+def _gone_is_fine(node: Node, identifier: str) -> Container | None:
+    if not identifier:
+        raise InvalidArgument("pod_sandbox_id is missing")
+    try:
+        return node.engine.pods.get(identifier)
+    except NotFound:
+        return None
+
+
+async def status(node: Node, request: api.PodSandboxStatusRequest) -> api.PodSandboxStatusResponse:
+    def work() -> api.PodSandboxStatusResponse:
+        if not request.pod_sandbox_id:
+            raise InvalidArgument("pod_sandbox_id is missing")
+        sandbox = node.engine.pods.get(request.pod_sandbox_id)
+        return api.PodSandboxStatusResponse(
+            status=answers.pod_sandbox_status(sandbox),
+            info=sandbox_info(node.engine, sandbox) if request.verbose else None,
+            containers_statuses=[
+                containers.full_status(node, container) for container in node.engine.pods.containers(sandbox.id)
+            ],
+            timestamp=time.time_ns(),
+        )
+
+    return await node.call(work)
+
+
+async def list_all(node: Node, request: api.ListPodSandboxRequest) -> api.ListPodSandboxResponse:
+    return api.ListPodSandboxResponse(items=await node.call(_chosen, node, request.filter))
+
+
+async def stream(node: Node, request: api.StreamPodSandboxesRequest) -> AsyncIterator[api.StreamPodSandboxesResponse]:
+    found = await node.call(_chosen, node, request.filter)
+    for start in range(0, len(found), CHUNK):
+        yield api.StreamPodSandboxesResponse(pod_sandboxes=found[start : start + CHUNK])
+
+
+def _chosen(node: Node, wanted: api.PodSandboxFilter) -> list[api.PodSandbox]:
+    items = (answers.pod_sandbox(container) for container in node.engine.pods.list())
+    return [item for item in items if answers.sandbox_matches(item, wanted)]

@@ -1,0 +1,339 @@
+"""Requests of the interface as requests to the engine. Pure: what only host or image know is not looked up here."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Iterable, Sequence
+
+from orlop._stubs.cri import api_pb2 as api
+from orlop.engine.config import (
+    ContainerConfig,
+    DeviceRequest,
+    Limits,
+    LogConfig,
+    MountRequest,
+    NetworkRequest,
+    PodRequest,
+    PortBinding,
+)
+from orlop.spec.errors import InvalidArgument, Unimplemented
+
+HANDLER = "orlop"
+SHM_SIZE = 64 << 20
+_PROPAGATION = {
+    api.PROPAGATION_PRIVATE: "rprivate",
+    api.PROPAGATION_HOST_TO_CONTAINER: "rslave",
+    api.PROPAGATION_BIDIRECTIONAL: "rshared",
+}
+_PROTOCOLS = {api.TCP: "tcp", api.UDP: "udp"}
+_SANDBOX_USER = "65535:65535"
+_LONGEST = 253  # of a name, as Kubernetes has them
+
+
+def sandbox_name(metadata: api.PodSandboxMetadata) -> str:
+    """`name_namespace_uid_attempt`: what no other sandbox may be called."""
+    for what in ("name", "namespace", "uid"):
+        _check_name(getattr(metadata, what), f"config.metadata.{what}")
+    return f"{metadata.name}_{metadata.namespace}_{metadata.uid}_{metadata.attempt}"
+
+
+def container_name(metadata: api.ContainerMetadata, sandbox: str) -> str:
+    """`name_sandbox_attempt`, unique in its pod."""
+    _check_name(metadata.name, "config.metadata.name")
+    return f"{metadata.name}_{sandbox}_{metadata.attempt}"
+
+
+def _check_name(name: str, what: str) -> None:
+    if not name:
+        raise InvalidArgument(f"{what} is missing")
+    if len(name) > _LONGEST or not name.isprintable() or "/" in name or " " in name or name.startswith("."):
+        raise InvalidArgument(f"{what} {name[:64]!r}: no name that Kubernetes allows")
+
+
+# --- pods
+
+
+def sandbox(request: api.RunPodSandboxRequest, network: str) -> ContainerConfig:
+    """The sandbox that RunPodSandbox asks for; `network` is the network of pods that have one of their own."""
+    config = request.config
+    if not request.HasField("config") or not config.HasField("metadata"):
+        raise InvalidArgument("config.metadata is missing")
+    name = sandbox_name(config.metadata)
+    security = config.linux.security_context
+    options = security.namespace_options
+    if config.HasField("windows"):
+        raise InvalidArgument("config.windows: this is no Windows node")
+    host_network = _shared_with_node(options.network, "network", (api.POD, api.NODE))
+    host_ipc = _shared_with_node(options.ipc, "ipc", (api.POD, api.NODE))
+    host_pid = _shared_with_node(options.pid, "pid", (api.POD, api.CONTAINER, api.NODE))
+    _refuse_user_namespace(options)
+    hostname = "" if host_network else config.hostname
+    return ContainerConfig(
+        image="",
+        name=name,
+        hostname=hostname,
+        user=_user(security) or _SANDBOX_USER,
+        groups=_groups(security.supplemental_groups),
+        labels=dict(config.labels),
+        annotations=_annotations(config, "sandbox", ""),
+        network=NetworkRequest(
+            mode="host" if host_network else network,
+            ports=() if host_network else _ports(config.port_mappings),
+            dns=tuple(config.dns_config.servers),
+            dns_search=tuple(config.dns_config.searches),
+            dns_options=tuple(config.dns_config.options),
+        ),
+        ipc_mode="host" if host_ipc else "shareable",
+        pid_mode="host" if host_pid else "",
+        uts_mode="host" if host_network else "",
+        limits=Limits(oom_score_adj=-998, shm_size=SHM_SIZE),
+        cap_drop=("ALL",),
+        security_opt=("no-new-privileges",),
+        sysctls=dict(config.linux.sysctls),
+        cgroup_parent=config.linux.cgroup_parent,
+        log=LogConfig(driver="none"),
+        pod=PodRequest(message=request.SerializeToString(deterministic=True), handler=request.runtime_handler),
+    )
+
+
+def _shared_with_node(mode: int, kind: str, allowed: tuple[int, ...]) -> bool:
+    if mode not in allowed:
+        name = api.NamespaceMode.Name(mode) if mode in api.NamespaceMode.values() else str(mode)
+        raise InvalidArgument(f"namespace_options.{kind}: {name} is not possible here")
+    return mode == api.NODE
+
+
+def _refuse_user_namespace(options: api.NamespaceOption) -> None:
+    if options.HasField("userns_options") and options.userns_options.mode != api.NODE:
+        raise Unimplemented("namespace_options.userns_options: pods with a user namespace are not supported yet")
+
+
+def _ports(mappings: Iterable[api.PortMapping]) -> tuple[PortBinding, ...]:
+    result = []
+    for index, mapping in enumerate(mappings):
+        if not mapping.host_port:
+            continue
+        if mapping.protocol not in _PROTOCOLS:
+            raise Unimplemented(f"config.port_mappings[{index}].protocol: SCTP is not supported")
+        result.append(
+            PortBinding(
+                container_port=mapping.container_port,
+                protocol=_PROTOCOLS[mapping.protocol],
+                host_port=mapping.host_port,
+                host_address=mapping.host_ip,
+            )
+        )
+    return tuple(result)
+
+
+def _annotations(config: api.PodSandboxConfig, kind: str, sandbox: str) -> dict[str, str]:
+    """What hooks and other runtimes look for in a configuration; the names are those that containerd has made usual."""
+    prefix = "io.kubernetes.cri."
+    values = {
+        "container-type": kind,
+        "sandbox-id": sandbox,
+        "sandbox-name": config.metadata.name,
+        "sandbox-namespace": config.metadata.namespace,
+        "sandbox-uid": config.metadata.uid,
+    }
+    return {prefix + name: value for name, value in values.items() if value}
+
+
+# --- containers
+
+
+def container(
+    request: api.CreateContainerRequest, pod: api.RunPodSandboxRequest, sandbox_id: str, target_pid_mode: str = ""
+) -> ContainerConfig:
+    """The container that CreateContainer asks for, in the sandbox that `pod` asked for."""
+    config = request.config
+    if not request.HasField("config") or not config.HasField("metadata"):
+        raise InvalidArgument("config.metadata is missing")
+    if not config.image.image:
+        raise InvalidArgument("config.image.image is missing")
+    if config.HasField("windows"):
+        raise InvalidArgument("config.windows: this is no Windows node")
+    security = config.linux.security_context
+    pod_security = pod.config.linux.security_context
+    options = security.namespace_options
+    if security.privileged and not pod_security.privileged:
+        raise InvalidArgument("config.linux.security_context.privileged: the pod sandbox was not made for it")
+    _refuse_user_namespace(options)
+    shared = f"container:{sandbox_id}"
+    host_network = pod_security.namespace_options.network == api.NODE
+    return ContainerConfig(
+        image=config.image.image,
+        name=container_name(config.metadata, sandbox_id),
+        command=tuple(config.args) or None,
+        entrypoint=tuple(config.command) or None,
+        env=_environment(config.envs),
+        working_dir=config.working_dir,
+        user=_user(security),
+        groups=_groups(security.supplemental_groups),
+        labels=dict(config.labels),
+        annotations=_annotations(pod.config, "container", sandbox_id)
+        | {"io.kubernetes.cri.container-name": config.metadata.name},
+        tty=config.tty,
+        open_stdin=config.stdin,
+        stdin_once=config.stdin_once,
+        stop_signal=_stop_signal(config.stop_signal),
+        mounts=tuple(_mount(mount, f"config.mounts[{index}]") for index, mount in enumerate(config.mounts)),
+        network=NetworkRequest(mode="host" if host_network else shared),
+        limits=_limits(config),
+        cap_add=tuple(security.capabilities.add_capabilities),
+        cap_drop=tuple(security.capabilities.drop_capabilities),
+        security_opt=_security(security),
+        privileged=security.privileged,
+        read_only=security.readonly_rootfs,
+        pid_mode=_pid_mode(options.pid, shared, target_pid_mode),
+        ipc_mode="host" if options.ipc == api.NODE else shared,
+        uts_mode="host" if host_network else shared,
+        cgroup_parent=pod.config.linux.cgroup_parent,
+        log=_log(pod.config.log_directory, config.log_path),
+        pod=PodRequest(
+            sandbox=sandbox_id,
+            message=request.SerializeToString(deterministic=True),
+            handler=pod.runtime_handler,
+            ambient=tuple(security.capabilities.add_ambient_capabilities),
+            masked_paths=tuple(security.masked_paths),
+            readonly_paths=tuple(security.readonly_paths),
+            strict_groups=security.supplemental_groups_policy == api.Strict,
+            hugepages={limit.page_size: limit.limit for limit in config.linux.resources.hugepage_limits},
+            unified=dict(config.linux.resources.unified),
+        ),
+    )
+
+
+def _environment(envs: Iterable[api.KeyValue]) -> tuple[str, ...]:
+    result = []
+    for index, pair in enumerate(envs):
+        try:
+            result.append(f"{pair.key}={pair.value.decode()}")
+        except UnicodeDecodeError:
+            raise InvalidArgument(f"config.envs[{index}].value: not UTF-8") from None
+    return tuple(result)
+
+
+def _user(security: api.LinuxSandboxSecurityContext | api.LinuxContainerSecurityContext) -> str:
+    """`user:group` for the engine; "" leaves it to the image."""
+    user = security.run_as_username if isinstance(security, api.LinuxContainerSecurityContext) else ""
+    if security.HasField("run_as_user"):
+        if user:
+            raise InvalidArgument("run_as_user and run_as_username exclude each other")
+        user = str(security.run_as_user.value)
+    if not security.HasField("run_as_group"):
+        return user
+    if not user:
+        raise InvalidArgument("run_as_group: needs run_as_user or run_as_username")
+    return f"{user}:{security.run_as_group.value}"
+
+
+def _groups(groups: Sequence[int]) -> tuple[str, ...]:
+    if any(not 0 <= group < 1 << 31 for group in groups):
+        raise InvalidArgument("supplemental_groups: want numbers of 0 to 2147483647")
+    return tuple(str(group) for group in groups)
+
+
+def _stop_signal(signal: int) -> str:
+    """The name as the engine reads it: the interface's has SIG_ before, and PLUS and MINUS for signs."""
+    if not signal:
+        return ""
+    if signal not in api.Signal.values():
+        raise InvalidArgument(f"config.stop_signal: {signal} is no signal")
+    name = api.Signal.Name(signal).removeprefix("SIGNAL_")
+    return name.replace("RTMAXMINUS", "RTMAX-").replace("RTMINPLUS", "RTMIN+")
+
+
+def _mount(mount: api.Mount, where: str) -> MountRequest:
+    if not mount.container_path.startswith("/"):
+        raise InvalidArgument(f"{where}.container_path {mount.container_path[:64]!r}: not an absolute path")
+    if mount.recursive_read_only and (not mount.readonly or mount.propagation != api.PROPAGATION_PRIVATE):
+        raise InvalidArgument(f"{where}.recursive_read_only: needs readonly and private propagation")
+    if mount.HasField("image") and mount.image.image:
+        if mount.host_path:
+            raise InvalidArgument(f"{where}: has both an image and a host_path")
+        return MountRequest(
+            type="image", target=mount.container_path, source=mount.image.image, subpath=mount.image_sub_path
+        )
+    if mount.uidMappings or mount.gidMappings:
+        raise Unimplemented(f"{where}.uidMappings: idmapped mounts of pods are not supported yet")
+    if mount.mount_options:
+        raise Unimplemented(f"{where}.mount_options: not supported")
+    if mount.propagation not in _PROPAGATION:
+        raise InvalidArgument(f"{where}.propagation: {mount.propagation} is not known")
+    return MountRequest(
+        type="bind",
+        source=posixpath.normpath(mount.host_path) if mount.host_path else "",
+        target=mount.container_path,
+        read_only=mount.readonly,
+        read_only_recursive=mount.recursive_read_only,
+        propagation=_PROPAGATION[mount.propagation],
+        create_source=True,
+    )
+
+
+def _limits(config: api.ContainerConfig) -> Limits:
+    resources = config.linux.resources
+    return Limits(
+        cpu_period=resources.cpu_period or None,
+        cpu_quota=resources.cpu_quota or None,
+        cpu_shares=resources.cpu_shares or None,
+        memory=resources.memory_limit_in_bytes or None,
+        memory_swap=resources.memory_swap_limit_in_bytes or None,
+        oom_score_adj=resources.oom_score_adj,
+        cpuset_cpus=resources.cpuset_cpus,
+        cpuset_mems=resources.cpuset_mems,
+        shm_size=SHM_SIZE,
+        devices=tuple(
+            DeviceRequest(source=d.host_path, target=d.container_path or d.host_path, access=d.permissions or "rwm")
+            for d in config.devices
+        ),
+    )
+
+
+def _security(security: api.LinuxContainerSecurityContext) -> tuple[str, ...]:
+    found = ["no-new-privileges"] if security.no_new_privs else []
+    kind = profile(security)
+    if security.privileged or kind == "unconfined":
+        found.append("seccomp=unconfined")
+    elif kind:
+        found.append(f"seccomp={kind}")
+    return tuple(found)
+
+
+def profile(security: api.LinuxContainerSecurityContext) -> str:
+    """Empty for the runtime's own profile, `unconfined`, or `localhost:PATH`, which the caller reads."""
+    if not security.HasField("seccomp"):
+        return _old_profile(security.seccomp_profile_path)
+    chosen = security.seccomp
+    if chosen.profile_type == api.SecurityProfile.Unconfined:
+        return "unconfined"
+    if chosen.profile_type == api.SecurityProfile.Localhost:
+        return f"localhost:{chosen.localhost_ref}"
+    return ""
+
+
+def _old_profile(text: str) -> str:
+    if text in ("runtime/default", "docker/default"):
+        return ""
+    if text.startswith("localhost/"):
+        return f"localhost:{text.removeprefix('localhost/')}"
+    if text in ("", "unconfined"):
+        return "unconfined"
+    raise InvalidArgument(f"seccomp_profile_path {text[:64]!r}: not a profile")
+
+
+def _pid_mode(mode: int, shared: str, target: str) -> str:
+    if mode == api.TARGET:
+        return target
+    if mode == api.NODE:
+        return "host"
+    return shared if mode == api.POD else ""
+
+
+def _log(directory: str, path: str) -> LogConfig:
+    if not directory or not path:
+        return LogConfig(driver="none")
+    if not directory.startswith("/") or ".." in path.split("/"):
+        raise InvalidArgument("config.log_path: want a path within the sandbox's absolute log_directory")
+    return LogConfig(driver="cri", path=posixpath.join(directory, path.lstrip("/")))

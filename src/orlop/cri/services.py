@@ -1,0 +1,106 @@
+"""Every call of the interface and the function that answers it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from orlop.cri import containers, exec, images, methods, pods, status
+from orlop.cri.node import Node
+from orlop.spec.errors import CODES, OrlopError, Unimplemented
+
+log = logging.getLogger("orlop.cri")
+
+RUNTIME: Mapping[str, Callable[..., Any]] = {
+    "Version": status.version,
+    "Status": status.status,
+    "RuntimeConfig": status.runtime_config,
+    "UpdateRuntimeConfig": status.update_runtime_config,
+    "RunPodSandbox": pods.run,
+    "StopPodSandbox": pods.stop,
+    "RemovePodSandbox": pods.remove,
+    "PodSandboxStatus": pods.status,
+    "ListPodSandbox": pods.list_all,
+    "StreamPodSandboxes": pods.stream,
+    "CreateContainer": containers.create,
+    "StartContainer": containers.start,
+    "StopContainer": containers.stop,
+    "RemoveContainer": containers.remove,
+    "ContainerStatus": containers.status,
+    "ListContainers": containers.list_all,
+    "StreamContainers": containers.stream,
+    "ReopenContainerLog": containers.reopen_log,
+    "ExecSync": exec.exec_sync,
+}
+IMAGES: Mapping[str, Callable[..., Any]] = {
+    "ListImages": images.list_all,
+    "StreamImages": images.stream,
+    "ImageStatus": images.status,
+    "PullImage": images.pull,
+    "RemoveImage": images.remove,
+    "ImageFsInfo": images.filesystem_info,
+}
+_STATUS = {code.value[0]: code for code in grpc.StatusCode}
+
+
+def handlers(node: Node) -> list[grpc.GenericRpcHandler]:
+    """For grpc.aio.Server.add_generic_rpc_handlers."""
+    return [
+        methods.handlers(service, {method.name: _servicer(node, method, table) for method in methods.methods(service)})
+        for service, table in (("RuntimeService", RUNTIME), ("ImageService", IMAGES))
+    ]
+
+
+def _servicer(node: Node, method: methods.Method, table: Mapping[str, Callable[..., Any]]) -> Callable[..., Any]:
+    function = table.get(method.name) or _missing(method)
+    return _streaming(node, method, function) if method.streaming else _unary(node, method, function)
+
+
+def _missing(method: methods.Method) -> Callable[..., Any]:
+    if method.streaming:
+
+        async def stream(node: Node, request: Any) -> AsyncIterator[Any]:
+            raise Unimplemented(f"{method.name}: not implemented yet")
+            yield
+
+        return stream
+
+    async def unary(node: Node, request: Any) -> Any:
+        raise Unimplemented(f"{method.name}: not implemented yet")
+
+    return unary
+
+
+def _unary(node: Node, method: methods.Method, function: Callable[..., Any]) -> Callable[..., Any]:
+    async def answer(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        try:
+            return await function(node, request)
+        except Exception as error:
+            await _refuse(method, context, error)
+
+    return answer
+
+
+def _streaming(node: Node, method: methods.Method, function: Callable[..., Any]) -> Callable[..., Any]:
+    async def answer(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
+        try:
+            async for item in function(node, request):
+                yield item
+        except Exception as error:
+            await _refuse(method, context, error)
+
+    return answer
+
+
+async def _refuse(method: methods.Method, context: grpc.aio.ServicerContext[Any, Any], error: Exception) -> None:
+    """End the call with the code that fits. What is no error of ours is a defect: the log has where it is."""
+    if isinstance(error, OrlopError):
+        code, text = _STATUS[CODES[error.kind][0]], str(error)
+    else:
+        log.exception("%s failed", method.name)
+        code, text = grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}"
+    await context.abort(code, text.replace("\n", " ")[:4096])

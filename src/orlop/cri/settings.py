@@ -1,0 +1,15 @@
+"""What the interface's server can be told to do otherwise."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """Defaults are those of a node that nobody has configured."""
+
+    streaming_address: str = "127.0.0.1"
+    streaming_port: int = 0  # 0: any that is free
+    stream_idle_timeout: float = 4 * 3600.0  # seconds
+    pinned_images: tuple[str, ...] = ()  # references; kubelet's garbage collection leaves them alone
+    network: str = ""  # a network of the engine or a conflist by name; empty: the first conflist, else the bridge

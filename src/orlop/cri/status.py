@@ -1,0 +1,47 @@
+"""The calls about the runtime itself."""
+
+from __future__ import annotations
+
+import msgspec
+
+import orlop
+from orlop._stubs.cri import api_pb2 as api
+from orlop.cri import requests
+from orlop.cri.node import Node
+
+API_VERSION = "v1"
+
+
+async def version(node: Node, request: api.VersionRequest) -> api.VersionResponse:
+    return api.VersionResponse(
+        version="0.1.0",
+        runtime_name="orlop",
+        runtime_version=orlop.__version__,
+        runtime_api_version=API_VERSION,
+    )
+
+
+async def status(node: Node, request: api.StatusRequest) -> api.StatusResponse:
+    features = api.RuntimeHandlerFeatures(recursive_read_only_mounts=True)
+    return api.StatusResponse(
+        status=api.RuntimeStatus(
+            conditions=[
+                api.RuntimeCondition(type="RuntimeReady", status=True),
+                api.RuntimeCondition(type="NetworkReady", status=True),
+            ]
+        ),
+        info={"config": msgspec.json.encode(node.settings).decode()} if request.verbose else None,
+        runtime_handlers=[
+            api.RuntimeHandler(name="", features=features),
+            api.RuntimeHandler(name=requests.HANDLER, features=features),
+        ],
+        features=api.RuntimeFeatures(supplemental_groups_policy=True),
+    )
+
+
+async def runtime_config(node: Node, request: api.RuntimeConfigRequest) -> api.RuntimeConfigResponse:
+    return api.RuntimeConfigResponse(linux=api.LinuxRuntimeConfiguration(cgroup_driver=api.CGROUPFS))
+
+
+async def update_runtime_config(node: Node, request: api.UpdateRuntimeConfigRequest) -> api.UpdateRuntimeConfigResponse:
+    return api.UpdateRuntimeConfigResponse()

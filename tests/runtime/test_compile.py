@@ -364,7 +364,7 @@ WRONG: list[tuple[dict[str, Any], type[OrlopError], str]] = [
     ({"linux__netDevices": {"": {}}}, InvalidArgument, "linux.netDevices.'': "),
     ({"linux__netDevices": {"a\n": {}}}, InvalidArgument, "linux.netDevices.'a\\n': "),
     ({"linux__netDevices": {"eth0": {"name": "x" * 16}}}, InvalidArgument, "linux.netDevices.eth0: "),
-    ({"linux__netDevices": {"eth0": {"name": "n%d"}}}, InvalidArgument, "linux.netDevices.eth0: "),
+    ({"linux__netDevices": {"eth0": {"name": "n%s"}}}, InvalidArgument, "linux.netDevices.eth0: "),
     ({"linux__netDevices": {"a": {}, "b": {"name": "a"}}}, InvalidArgument, "linux.netDevices.b.name: "),
     ({"linux__mountLabel": "x"}, FailedPrecondition, "linux.mountLabel: "),
     ({"linux__seccomp": {"defaultAction": "SCMP_ACT_ALLOW"}}, FailedPrecondition, "linux.seccomp: "),

@@ -305,6 +305,42 @@ def test_a_killed_helper_is_told_apart_from_a_program_that_runs(helper):
         helper.run([Clone(0, -1)], [Sync("a", ()), helper.sh("true")], on_sync=kill)
 
 
+def test_a_helper_that_is_killed_after_the_last_answer_has_not_become_the_program(helper):
+    read, write = os.pipe()
+    begun: list[int] = []
+
+    def kill(name: str, pid: int, fds: list[int]) -> None:
+        begun.append(os.fork())
+        if not begun[0]:
+            time.sleep(0.1)
+            os.kill(pid, signal.SIGKILL)
+            os._exit(0)
+
+    try:
+        with pytest.raises(Internal, match="ended before the plan did"):
+            helper.run([Clone(0, -1)], [Sync("a", ()), AwaitStart(0), helper.sh("true")], inherit=[read], on_sync=kill)
+    finally:
+        os.waitpid(begun[0], 0)
+        os.close(read)
+        os.close(write)
+
+
+def test_what_fails_after_the_start_is_told_through_the_fifo(helper, tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    fifo = os.open(tmp_path / "fifo", os.O_RDWR)
+    try:
+        stage = [Sync("ready", ()), AwaitStart(0), Step(Chdir(-1, "/none"), "process.cwd"), helper.sh("true")]
+        launched = launcher.launch(helper.plan([Clone(0, -1)], stage), inherit=[fifo], until="ready")
+        os.write(fifo, b"00")
+        assert os.waitstatus_to_exitcode(os.waitpid(launched.pid, 0)[1]) == 1
+        said = os.read(fifo, 4096)
+        assert said[:1] == b"0"  # the byte that Execve would have taken
+        message = parse_message(said[1:])
+        assert (message.kind, message.stage, message.index, message.value) == (FAILED, 1, 2, errno.ENOENT)
+    finally:
+        os.close(fifo)
+
+
 def test_waits_for_the_start(helper, tmp_path):
     read, write = os.pipe()
     try:
@@ -312,7 +348,7 @@ def test_waits_for_the_start(helper, tmp_path):
         launched = launcher.launch(plan, inherit=[read], until="ready")
         time.sleep(0.05)
         assert not (tmp_path / "ran").exists()
-        os.write(write, b"\0")
+        os.write(write, b"00")
         assert os.waitpid(launched.pid, 0)[1] == 0
         assert (tmp_path / "ran").exists()
     finally:

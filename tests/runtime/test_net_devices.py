@@ -123,3 +123,30 @@ def test_devices_come_back_when_one_can_not_move(lab: Lab, wire: None) -> None: 
     assert "192.0.2.7/24" in shown
     assert "2001:db8::7/64" in shown
     assert ",UP" in shown
+
+
+def test_devices_come_back_when_a_later_step_fails(lab: Lab, wire: None) -> None:  # noqa: F811
+    hooks = {"createContainer": [{"path": "/bin/false"}]}
+    result = lab.run("true", ok=False, linux__netDevices={"wire": {"name": "eth0"}}, hooks=hooks)
+    assert "hooks.createContainer[0]" in result.stderr
+    shown = ip("addr", "show", "wire")
+    assert "192.0.2.7/24" in shown
+    assert "2001:db8::7/64" in shown
+    assert ",UP" in shown
+
+
+def test_a_pattern_lets_the_kernel_find_a_name(lab: Lab, wire: None) -> None:  # noqa: F811
+    """config-linux.md, "Network Devices": `%d` in the name, which may be taken."""
+    ip("link", "add", "more", "type", "veth", "peer", "name", "end")
+    both = {"wire": {"name": "net%d"}, "more": {"name": "net%d"}}
+    shown = lab.sh(SHOW, linux__netDevices=both)
+    names = sorted(line.split()[1] for line in shown.splitlines() if " net" in line and "link/ether" in line)
+    assert len(names) == 2
+    assert all(name.startswith("net") and name[3].isdigit() for name in names)
+    assert " net" in next(line for line in shown.splitlines() if "192.0.2.7/24" in line)
+
+
+@pytest.mark.parametrize("name", ["net%d%d", "net%s", "net%"])
+def test_other_patterns_are_no_names(lab: Lab, name: str) -> None:  # noqa: F811
+    result = lab.run("true", ok=False, linux__netDevices={"wire": {"name": name}})
+    assert "is no name of a network device" in result.stderr

@@ -123,16 +123,18 @@ def _check_net_devices(linux: Linux, found: Namespaces) -> None:
         where = f"linux.netDevices.{source if _device_name(source) else repr(source[:64])}"
         if "network" not in found:
             raise InvalidArgument(f"{where}: needs a network namespace of the container")
-        for name in (source, device.name or source):
-            if not _device_name(name):
+        name = device.name or source
+        # `%d` stands for the first number that makes a name which is free
+        for word in (source, name if name.count("%d") != 1 else name.replace("%d", "0")):
+            if not _device_name(word):
                 raise InvalidArgument(f"{where}: {name[:64]!r} is no name of a network device")
-        if (device.name or source) in taken:
-            raise InvalidArgument(f"{where}.name: {device.name or source} is there twice")
-        taken.add(device.name or source)
+        if name in taken and "%d" not in name:
+            raise InvalidArgument(f"{where}.name: {name} is there twice")
+        taken.add(name)
 
 
 def _device_name(name: str) -> bool:
-    """What the kernel takes (dev_valid_name), but for patterns such as eth%d."""
+    """What the kernel takes (dev_valid_name), but for `%`."""
     forbidden = any(c in "/:%\0" or c.isspace() for c in name)
     return 0 < len(name.encode()) <= _DEVICE_NAME_MAX and name not in (".", "..") and not forbidden
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -18,6 +19,7 @@ from orlop.runtime.facts import Host
 from orlop.runtime.home import with_home
 from orlop.runtime.host import probe_host
 from orlop.runtime.launch import launch
+from orlop.runtime.ops import AwaitStart
 from orlop.runtime.plan import Plan
 from orlop.runtime.state import CONFIG, FIFO, Record, Store
 from orlop.runtime.streams import own_streams
@@ -25,6 +27,9 @@ from orlop.spec.document import Document
 from orlop.spec.errors import FailedPrecondition, InvalidArgument, from_os
 from orlop.spec.runtime import Hooks, Linux, RuntimeSpec, State, parse_runtime_spec
 from orlop.sys.procfs import boot_id, start_time
+
+if TYPE_CHECKING:
+    from orlop.runtime.net_devices import Moved
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -112,6 +117,13 @@ def create(store: Store, options: Options) -> Record:
     except BaseException:
         making.undo()
         raise
+    finally:
+        if making.netlink >= 0:
+            os.close(making.netlink)
+
+
+def _awaits(plan: Plan) -> int:
+    return next((i for i, step in enumerate(plan.stages[-1].steps) if isinstance(step.op, AwaitStart)), 0)
 
 
 def _new_record(spec: RuntimeSpec, options: Options) -> Record:
@@ -151,6 +163,8 @@ class _Making:
         self.inherited: list[int] = []
         self.mine: list[int] = []  # of those, the ones to close here
         self.cgroup_made = False
+        self.netlink = -1  # of the container's network namespace, where `moved` are
+        self.moved: tuple[Moved, ...] = ()
 
     @property
     def linux(self) -> Linux:
@@ -170,6 +184,7 @@ class _Making:
                 self._make_group()
             assert self.spec.process is not None
             own_streams(self.spec.process.user, self.linux)
+            self.record = msgspec.structs.replace(self.record, awaits=_awaits(plan))
             launched = launch(
                 plan,
                 inherit=self.inherited,
@@ -271,7 +286,8 @@ class _Making:
         if self.linux.net_devices:
             from orlop.runtime import net_devices
 
-            net_devices.move(self.linux.net_devices, pid, fds[0])
+            self.netlink = os.dup(fds[0])
+            self.moved = net_devices.move(self.linux.net_devices, pid, fds[0])
 
     def _at_hooks(self, pid: int, fds: Sequence[int]) -> None:
         state = self._state("creating")
@@ -314,6 +330,10 @@ class _Making:
         """Take back what was made, as `delete --force` would."""
         from orlop.runtime.delete import destroy
 
+        if self.moved:
+            from orlop.runtime import net_devices
+
+            net_devices.bring_back(self.moved, self.netlink)
         try:
             children().wait(self.record.init_process_pid, os.WNOHANG) if self.record.init_process_pid else None
         except ChildProcessError:

@@ -16,12 +16,13 @@ from orlop.runtime.children import children
 from orlop.runtime.encode import encode
 from orlop.runtime.handshake import CLONED, FAILED, GO_ON, MESSAGE_MAX, Handshake, Message, parse_message
 from orlop.runtime.ops import Clone, Execve, FindExec
-from orlop.runtime.plan import Plan
+from orlop.runtime.plan import Plan, Step
 from orlop.runtime.spawn import launch_program, spawn
 from orlop.spec.errors import ContainerExit, Internal, OrlopError, PermissionDenied, ResourceExhausted
 from orlop.sys.memfd import sealed
+from orlop.sys.procfs import executed
 
-__all__ = ["LaunchFailed", "Launched", "OnSync", "follow", "launch", "launch_program", "prepare", "spawn"]
+__all__ = ["LaunchFailed", "Launched", "OnSync", "failure_of", "follow", "launch", "launch_program", "prepare", "spawn"]
 
 _MOST_FDS = 64  # the helper has no more slots
 
@@ -156,7 +157,7 @@ def follow(
         try:
             if not data:
                 state = state.ended()
-                if state.phase == "died":
+                if state.phase == "died" or (_executes(plan) and executed(state.pid) is False):
                     raise Internal("launch helper: ended before the plan did")
                 return Launched(state.pid)
             if flags & socket.MSG_CTRUNC:
@@ -180,6 +181,10 @@ def follow(
                 os.close(fd)
 
 
+def _executes(plan: Plan) -> bool:
+    return isinstance(plan.stages[-1].steps[-1].op, Execve)
+
+
 def _answer(control: socket.socket) -> None:
     """Tell the helper to go on. One that is gone was killed: it does nothing else while it waits."""
     try:
@@ -191,11 +196,17 @@ def _answer(control: socket.socket) -> None:
 def failure(plan: Plan, message: Message) -> OrlopError:
     """The error that a FAILED message stands for, in the words of the configuration."""
     step = plan.step(message.stage, message.index)
+    last = plan.stages[-1].steps[-1].op
+    return failure_of(step, message, last.argv[0] if isinstance(last, Execve) and last.argv else "")
+
+
+def failure_of(step: Step | None, message: Message, command: str) -> OrlopError:
+    """The same for one step of a plan that is to end in `command`."""
     name = errno.errorcode.get(message.value, str(message.value))
     if step is None:
         return LaunchFailed(f"launch helper: {message.text or name}", message.stage, message.index, message.value)
     if isinstance(step.op, (Execve, FindExec)):
-        return _cannot_execute(plan, message)
+        return _cannot_execute(command, message)
     detail = f": {message.text}" if message.text else ""
     origin = f"{step.origin}: " if step.origin else ""
     text = f"{origin}{_call(type(step.op).__name__)}: {name}{detail}"
@@ -207,10 +218,8 @@ def _printable(text: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in text)
 
 
-def _cannot_execute(plan: Plan, message: Message) -> ContainerExit:
+def _cannot_execute(command: str, message: Message) -> ContainerExit:
     """Docker's exit codes: 127 when the command is not there, 126 when it can't be executed."""
-    last = plan.stages[-1].steps[-1].op
-    command = last.argv[0] if isinstance(last, Execve) and last.argv else ""
     missing = message.value in (errno.ENOENT, errno.ENOTDIR)
     reason = message.text or os.strerror(message.value).lower()
     if missing and "/" not in command and not message.text:

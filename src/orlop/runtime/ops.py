@@ -418,7 +418,7 @@ class Sync(Op, frozen=True):
 
 
 class AwaitStart(Op, frozen=True):
-    """Read one byte from the slot (a fifo opened read-write), retrying on EINTR."""
+    """Read one byte from the slot (a fifo opened read-write), retrying on EINTR; what fails from then on is written there, and Execve takes a second byte."""
 
     slot: int
 

@@ -113,7 +113,7 @@ TABLE: tuple[OpDef, ...] = (
     _op(82, "MemoryPolicy", "mode:u32 nodes:bytes bits:u64", "set_mempolicy(2); the bytes are the node mask"),
     # --- talking, waiting, ending
     _op(90, "Sync", "name:str fds:u32s", "tell the parent that this point is reached, hand it copies of these slots, and wait for its word to go on"),
-    _op(91, "AwaitStart", "slot:slot", "read one byte from the slot (a fifo opened read-write), retrying on EINTR"),
+    _op(91, "AwaitStart", "slot:slot", "read one byte from the slot (a fifo opened read-write), retrying on EINTR; what fails from then on is written there, and Execve takes a second byte"),
     _op(92, "Hook", "path:str args:strs env:strs timeout_ms:u32 stdin:bytes", "run a program to its end with these bytes on standard input; a non-zero exit or a time-out fails"),
     _op(93, "FindExec", "candidates:strs", "fail unless one of the paths is a file that may be executed (EACCES over ENOENT)"),
     _op(94, "Execve", "candidates:strs argv:strs env:strs", "execve the first candidate that exists, as execvp would. Ends the stage"),

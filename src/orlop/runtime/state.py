@@ -7,13 +7,16 @@ to one boot, so that files are replaced at once but not synced to a disk.
 
 from __future__ import annotations
 
+import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import msgspec
 
 from orlop.spec.document import decode
-from orlop.spec.errors import AlreadyExists, InvalidArgument, NotFound, from_os
+from orlop.spec.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, from_os
 from orlop.spec.runtime import RuntimeSpec, State, parse_runtime_spec
 from orlop.sys.procfs import boot_id, start_time
 
@@ -27,7 +30,8 @@ _ID_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
     """`state.json`. `cgroup` is the group's path in every hierarchy; `creator` and `creator_start` tell the process
-    that makes the container, as long as `phase` is creating. `rootfs` is absolute."""
+    that makes the container, as long as `phase` is creating. `rootfs` is absolute. `awaits` is the place in the plan's
+    last stage of the step that waits for `start`."""
 
     id: str
     bundle: str
@@ -42,6 +46,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     phase: Phase = "creating"
     creator: int = 0
     creator_start: int = 0
+    awaits: int = 0
     annotations: dict[str, str] = {}
 
     @property
@@ -114,6 +119,21 @@ class Store:
                 return parse_runtime_spec(file.read()).value
         except OSError as error:
             raise from_os(error, "read configuration") from error
+
+    @contextmanager
+    def starting(self, identifier: str) -> Iterator[None]:
+        """For one at a time. Raises FailedPrecondition where another is at it."""
+        try:
+            directory = os.open(self.directory(identifier), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise from_os(error, "open state directory") from error
+        try:
+            fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield
+        except BlockingIOError:
+            raise FailedPrecondition(f"cannot start container {identifier}: it is being started already") from None
+        finally:
+            os.close(directory)
 
     def identifiers(self) -> tuple[str, ...]:
         """All containers, by name."""

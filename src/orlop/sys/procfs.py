@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+_PF_FORKNOEXEC = 0x40
 _boot = ""
 
 
@@ -17,6 +18,18 @@ def start_time(pid: int) -> int | None:
     except (FileNotFoundError, ProcessLookupError):
         return None
     return None if len(fields) < 20 or fields[0] in (b"Z", b"X") else int(fields[19])
+
+
+def executed(pid: int) -> bool | None:
+    """Whether a process has called execve since it was forked, also of a zombie; None where it is gone.
+
+    /proc/PID/stat, field 9: PF_FORKNOEXEC, which the kernel takes away before it closes descriptors.
+    """
+    try:
+        fields = _read(f"/proc/{pid}/stat").rpartition(b") ")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return None if len(fields) < 7 else not int(fields[6]) & _PF_FORKNOEXEC
 
 
 def boot_id() -> str:

@@ -29,6 +29,7 @@ from orlop.spec.runtime import Resources
 __all__ = [
     "CgroupHost",
     "New",
+    "adopt",
     "attach",
     "create",
     "exists",
@@ -107,6 +108,21 @@ def limit(new: New) -> None:
             _limit_devices(new.group, new.resources)
     except OSError as error:
         raise from_os(error, "create cgroup") from error
+
+
+def adopt(host: CgroupHost, path: str, resources: Resources | None = None) -> None:
+    """As `create`, for a group that somebody else has made and put the first process in: what is missing of it in other
+    hierarchies is made, and the limits are put in force. Of a failure groups may stay behind; `remove` takes them."""
+    group = Group(host, path)
+    compiled = writes(resources, host)
+    try:
+        for directory in group.directories:
+            _make(host, directory)
+    except OSError as error:
+        raise from_os(error, "create cgroup") from error
+    if host.mode == "v2":
+        _enable(host, path)
+    limit(New(group, resources, compiled, ()))
 
 
 def update(host: CgroupHost, path: str, resources: Resources) -> None:

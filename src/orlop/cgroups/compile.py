@@ -109,7 +109,7 @@ def _memory_v2(memory: Memory) -> Iterator[Write]:
     _refuse(memory.swappiness is not None, "memory.swappiness")
     _refuse(bool(memory.disable_oom_killer), "memory.disableOOMKiller")
     _refuse(memory.use_hierarchy is False, "memory.useHierarchy")
-    swap = _swap_alone(memory)
+    swap = swap_alone(memory)
     if swap is not None:
         # where swap accounting is off the file is missing, and then no swap is to be limited
         yield Write("memory", "memory.swap.max", _or_max(swap), f"{WHERE}.memory.swap", optional=swap <= 0)
@@ -137,7 +137,7 @@ def _check_memory(memory: Memory) -> None:
         raise InvalidArgument(f"{WHERE}.memory.reservation: {memory.reservation} is more than the limit of {limit}")
 
 
-def _swap_alone(memory: Memory) -> int | None:
+def swap_alone(memory: Memory) -> int | None:
     """The limit on swap alone, from v1's limit on memory and swap together (-1: none)."""
     limit, swap = memory.limit or 0, memory.swap or 0
     if swap <= 0:
@@ -167,7 +167,7 @@ def _cpu_v1(cpu: CPU) -> Iterator[Write]:
 def _cpu_v2(cpu: CPU) -> Iterator[Write]:
     _refuse(bool(cpu.realtime_period), "cpu.realtimePeriod")
     _refuse(bool(cpu.realtime_runtime), "cpu.realtimeRuntime")
-    if cpu.shares:
+    if cpu.shares and not cpu.idle:  # an idle group takes no weight, and loses the one it has
         weight = weight_of_shares(_number(cpu.shares, "cpu.shares", 0))
         yield Write("cpu", "cpu.weight", str(weight), f"{WHERE}.cpu.shares")
     if cpu.quota or cpu.period:

@@ -47,10 +47,11 @@ class Rule(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         numbers = ":".join("*" if number is None else str(number) for number in (self.major, self.minor))
-        return f"{self.type} {numbers} {_letters(self.access)}"
+        return f"{self.type} {numbers} {letters(self.access)}"
 
 
-def _letters(access: int) -> str:
+def letters(access: int) -> str:
+    """`rwm`, or what of it the bits say."""
     return "".join(letter for letter in "rwm" if access & _ACCESS[letter])
 
 

@@ -30,16 +30,16 @@ def told(resources: Resources, v2: bool = True, version: int = 252) -> dict[str,
 
 
 def test_a_scope_is_started_with_its_process_and_left_alone() -> None:
-    found = dict(start_properties(Unit("p-n.scope", "a.slice"), "c", 7, True))
+    found = dict(start_properties(Unit("p-n.scope", "a.slice"), 7, True))
     assert found["Slice"] == Variant("s", "a.slice")
     assert found["PIDs"] == Variant("au", [7])
     assert found["Delegate"] == found["IOAccounting"] == Variant("b", True)
     assert found["DefaultDependencies"] == Variant("b", False)
-    assert "BlockIOAccounting" in dict(start_properties(Unit("p-n.scope", "a.slice"), "c", 7, False))
+    assert "BlockIOAccounting" in dict(start_properties(Unit("p-n.scope", "a.slice"), 7, False))
 
 
 def test_a_slice_has_no_process_and_no_delegation() -> None:
-    found = dict(start_properties(Unit("a-b.slice", "a.slice"), "c", 7, True))
+    found = dict(start_properties(Unit("a-b.slice", "a.slice"), 7, True))
     assert found["Wants"] == Variant("as", ["a.slice"])
     assert not {"Slice", "PIDs", "Delegate"} & set(found)
 

@@ -248,11 +248,13 @@ def test_the_pid_is_known_at_the_first_sync_point_every_time(helper):
         assert pids[0] > 0
 
 
-def test_a_sync_point_before_the_clone_has_no_pid(helper):
-    seen: list[tuple[str, bool]] = []
+def test_the_pid_at_a_sync_point_before_the_clone_is_the_helper_s_own(helper):
+    seen: list[tuple[str, int, str]] = []
     stages = [Sync("before", ()), Clone(0, -1)], [Sync("after", ()), Exit(0)]
-    helper.run(*stages, on_sync=lambda name, pid, fds: seen.append((name, pid > 0)))
-    assert seen == [("before", False), ("after", True)]
+    program = "/memfd:orlop-launch (deleted)"
+    helper.run(*stages, on_sync=lambda name, pid, fds: seen.append((name, pid, os.readlink(f"/proc/{pid}/exe"))))
+    assert [(name, exe) for name, _, exe in seen] == [("before", program), ("after", program)]
+    assert seen[0][1] != seen[1][1]
 
 
 def test_a_socket_of_the_new_network_namespace_is_handed_out(helper):

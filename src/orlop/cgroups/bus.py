@@ -13,6 +13,7 @@ from typing import Any
 
 from orlop.cgroups.units import Bus
 from orlop.spec.errors import (
+    AlreadyExists,
     DeadlineExceeded,
     FailedPrecondition,
     Internal,
@@ -46,7 +47,7 @@ _CHUNK = 1 << 16
 # error's name, without what they begin with: its kind
 _ERRORS: dict[str, type[OrlopError]] = {
     "org.freedesktop.systemd1.NoSuchUnit": NotFound,
-    "org.freedesktop.systemd1.UnitExists": FailedPrecondition,
+    "org.freedesktop.systemd1.UnitExists": AlreadyExists,
     "org.freedesktop.DBus.Error.AccessDenied": PermissionDenied,
     "org.freedesktop.DBus.Error.InteractiveAuthorizationRequired": PermissionDenied,
     "org.freedesktop.DBus.Error.InvalidArgs": InvalidArgument,

@@ -28,12 +28,12 @@ _DEFAULT_PERIOD = 100_000
 Property = tuple[str, Variant]
 
 
-def start_properties(unit: Unit, identifier: str, pid: int, v2: bool) -> tuple[Property, ...]:
+def start_properties(unit: Unit, pid: int, v2: bool) -> tuple[Property, ...]:
     """What makes the unit a container's: where it is, and that systemd leaves what is below it alone.
 
     A slice has neither processes nor delegation of its own.
     """
-    found = [("Description", Variant("s", f"container {identifier}"))]
+    found = [("Description", Variant("s", f"container {unit.name}"))]
     if unit.is_slice:
         found.append(("Wants", Variant("as", [unit.slice])))
     else:

@@ -4,16 +4,17 @@ what they are told in `compile_systemd`."""
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 from orlop.cgroups import apply
 from orlop.cgroups.bus import Connection, connect
 from orlop.cgroups.compile import writes
-from orlop.cgroups.compile_systemd import Property, needs_version, properties, start_properties
+from orlop.cgroups.compile_systemd import Property, annotated, needs_version, properties, start_properties
 from orlop.cgroups.facts import CgroupHost
 from orlop.cgroups.files import read
-from orlop.cgroups.units import Bus, Unit
-from orlop.spec.errors import FailedPrecondition, NotFound, OrlopError
+from orlop.cgroups.units import Bus, Place, Unit, unit_of
+from orlop.spec.errors import AlreadyExists, FailedPrecondition, NotFound, OrlopError
 from orlop.spec.runtime import Resources
 
 _BOOTED = "/run/systemd/system"  # sd_booted(3)
@@ -26,12 +27,19 @@ def check_booted(flag: str) -> None:
         raise FailedPrecondition(f"{flag}: systemd is not running on this host; use cgroupfs")
 
 
+def located(cgroups_path: str, identifier: str) -> Place:
+    """Where a container goes, with the manager that this process may command."""
+    bus = bus_here()
+    unit = unit_of(cgroups_path, identifier, bus)
+    return Place(unit.group(_manager_group(bus)), unit)
+
+
 def bus_here() -> Bus:
     """Which manager this process may command: the machine's as root of the machine, else its user's."""
     return "system" if os.geteuid() == 0 and read("/proc/self/uid_map").split() == _ALL_IDS else "user"
 
 
-def manager_group(bus: Bus) -> str:
+def _manager_group(bus: Bus) -> str:
     """The group that the manager makes its units' below: that of the user's own, the root for the machine's."""
     if bus == "system":
         return ""
@@ -39,33 +47,60 @@ def manager_group(bus: Bus) -> str:
         return str(connection.property("ControlGroup")).rstrip("/")
 
 
-def start(
-    host: CgroupHost,
-    unit: Unit,
-    path: str,
-    identifier: str,
-    pid: int,
-    limits: Resources | None,
-    more: tuple[Property, ...],
-) -> None:
-    """Make the unit with the process `pid` in it, and put its limits in force. Of a failure nothing stays behind.
-
-    `more` are properties that a configuration's annotations ask for; of two with one name systemd takes the later.
-    """
-    v2 = host.mode == "v2"
+def start(host: CgroupHost, place: Place, limits: Resources | None, annotations: dict[str, str], pid: int) -> None:
+    """Make the unit with the process in it, and put its limits in force: what systemd has no word for is written to the
+    group itself. Of a failure nothing stays behind."""
+    unit, v2 = _unit(place), host.mode == "v2"
     writes(limits, host)  # what is wrong in them has a name there
+    more = annotated(annotations)  # of two properties with one name systemd takes the later
     with connect(unit.bus) as connection:
         version = _version(connection) if needs_version(limits) else 0
-        wanted = (*start_properties(unit, identifier, pid, v2), *properties(limits, v2, version), *more)
-        _start(connection, unit, wanted)
+        _start(connection, unit, (*start_properties(unit, pid, v2), *properties(limits, v2, version), *more))
         try:
-            _check_place(host, unit, path)
-            apply.adopt(host, path, limits)
+            _check_place(host, place)
+            apply.adopt(host, place.path, limits)
             if unit.is_slice:
-                apply.attach(host, path, pid)
+                apply.attach(host, place.path, pid)
         except BaseException:
             _stop(connection, unit)
             raise
+
+
+def _unit(place: Place) -> Unit:
+    assert place.unit is not None
+    return place.unit
+
+
+def _check_place(host: CgroupHost, place: Place) -> None:
+    """A manager that works below another group than it says would leave us with a group that nobody keeps."""
+    if host.mode == "v2" and not os.path.isdir(host.unified + place.path):
+        name = _unit(place).name
+        raise FailedPrecondition(f"systemd: unit {name} is not in cgroup {place.path}; is another cgroup2 mounted?")
+
+
+def change(host: CgroupHost, place: Place, changes: Resources) -> None:
+    """Tell systemd of other limits for a unit in use; the group itself is left as it is."""
+    unit, v2 = _unit(place), host.mode == "v2"
+    writes(changes, host, update=True)
+    with connect(unit.bus) as connection:
+        version = _version(connection) if needs_version(changes) else 0
+        if wanted := properties(changes, v2, version, update=True):
+            connection.call("SetUnitProperties", "sba(sv)", unit.name, True, wanted)
+
+
+def attach(place: Place, procs: Sequence[str], pid: int) -> None:
+    """Move a process into the unit, to the v2 group of `procs`, which is the unit's own or below it."""
+    below = procs[-1].removesuffix("/cgroup.procs").rpartition(place.path)[2]
+    unit = _unit(place)
+    with connect(unit.bus) as connection:
+        connection.call("AttachProcessesToUnit", "ssau", unit.name, below, [pid])
+
+
+def stop(place: Place) -> None:
+    """Stop the unit and forget it. One that is gone is right."""
+    unit = _unit(place)
+    with connect(unit.bus) as connection:
+        _stop(connection, unit)
 
 
 def _version(connection: Connection) -> int:
@@ -82,40 +117,15 @@ def _start(connection: Connection, unit: Unit, wanted: tuple[Property, ...]) -> 
         try:
             result = connection.job("StartTransientUnit", "ssa(sv)a(sa(sv))", *values)
             break
-        except FailedPrecondition as error:
-            if unit.is_slice and not again and "already" in str(error):
+        except AlreadyExists:
+            if unit.is_slice:
                 return
             if again:
-                raise FailedPrecondition(f"{error} (unit {unit.name})") from None
+                raise
             _forget_failure(connection, unit)
     if result != "done":
         _forget_failure(connection, unit)
         raise FailedPrecondition(f"systemd: unit {unit.name} could not be started: {result}")
-
-
-def _check_place(host: CgroupHost, unit: Unit, path: str) -> None:
-    """A manager that works below another group than it says would leave us with a group that nobody keeps."""
-    if host.mode == "v2" and not os.path.isdir(host.unified + path):
-        raise FailedPrecondition(
-            f"systemd: unit {unit.name} is not in cgroup {path}; is another /sys/fs/cgroup mounted?"
-        )
-
-
-def change(host: CgroupHost, unit: Unit, path: str, limits: Resources) -> None:
-    """Other limits for a unit in use; what `limits` does not name stays as it is."""
-    v2 = host.mode == "v2"
-    writes(limits, host, update=True)
-    with connect(unit.bus) as connection:
-        version = _version(connection) if needs_version(limits) else 0
-        if wanted := properties(limits, v2, version, update=True):
-            connection.call("SetUnitProperties", "sba(sv)", unit.name, True, wanted)
-    apply.update(host, path, limits)
-
-
-def stop(unit: Unit) -> None:
-    """Stop the unit and forget it. One that is gone is right."""
-    with connect(unit.bus) as connection:
-        _stop(connection, unit)
 
 
 def _stop(connection: Connection, unit: Unit) -> None:
@@ -132,10 +142,3 @@ def _forget_failure(connection: Connection, unit: Unit) -> None:
         connection.call("ResetFailedUnit", "s", unit.name)
     except OrlopError:  # it is not there, or has not failed
         pass
-
-
-def enter(unit: Unit, below: str, pid: int) -> None:
-    """Move a process into the unit, into the group `below` its own: from the user's session into a scope of the user's
-    manager nobody but systemd may move it."""
-    with connect(unit.bus) as connection:
-        connection.call("AttachProcessesToUnit", "ssau", unit.name, below, [pid])

@@ -39,6 +39,24 @@ class Unit(msgspec.Struct, frozen=True):
         return f"{root}{expanded(self.slice)}/{self.name}"
 
 
+class Place(msgspec.Struct, frozen=True):
+    """Where a container's processes are: `path` in every hierarchy, and `unit` where systemd has made it."""
+
+    path: str
+    unit: Unit | None = None
+
+    @property
+    def adopted(self) -> bool:
+        """Whether it comes into being with the first process in it, which then must be there before."""
+        return self.unit is not None
+
+    @property
+    def ushered(self) -> bool:
+        """Whether only systemd may move processes there: from a user's session into a scope of the user's manager the
+        way leads through groups that are not the user's."""
+        return self.unit is not None and self.unit.bus == "user"
+
+
 def unit_of(cgroups_path: str, identifier: str, bus: Bus = "system") -> Unit:
     """The unit of a container. Raises InvalidArgument."""
     slice_, prefix, name = "", PREFIX, identifier

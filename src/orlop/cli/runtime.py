@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import NoReturn
 
 from orlop.cli.flags import Help, Options, Syntax, UsageError, parse, render, switch, value
-from orlop.spec.errors import FailedPrecondition, InvalidArgument, OrlopError, Unimplemented
+from orlop.spec.errors import InvalidArgument, OrlopError, Unimplemented
 
 gc.disable()  # importing makes many objects and no garbage; a command is over before any is worth collecting
 
@@ -70,8 +70,11 @@ class Context:
             _check_log(self.log)
         if options.cgroup_manager not in ("cgroupfs", "systemd"):
             raise InvalidArgument(f"--cgroup-manager: {options.cgroup_manager[:40]!r} is unknown")
-        if options.systemd_cgroup or options.cgroup_manager != "cgroupfs":
-            _refuse_manager("--systemd-cgroup" if options.systemd_cgroup else "--cgroup-manager")
+        self.systemd: bool = options.systemd_cgroup or options.cgroup_manager == "systemd"
+        if self.systemd:
+            from orlop.cgroups.systemd import check_booted
+
+            check_booted("--systemd-cgroup" if options.systemd_cgroup else "--cgroup-manager")
         if options.rootless not in ("auto", "false"):
             raise Unimplemented(f"--rootless={options.rootless[:20]}: is not implemented yet")
 
@@ -81,12 +84,6 @@ class Context:
             _write_log(self.log, self.format, "warning", text)
         else:
             print(f"{PROGRAM}: warning: {text}", file=sys.stderr)
-
-
-def _refuse_manager(flag: str) -> NoReturn:
-    if not os.path.isdir("/run/systemd/system"):  # sd_booted(3)
-        raise FailedPrecondition(f"{flag}: systemd is not running on this host; use cgroupfs")
-    raise Unimplemented(f"{flag}: only control groups made by cgroupfs are implemented yet")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

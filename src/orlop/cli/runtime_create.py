@@ -40,6 +40,7 @@ def _options(options: Options, context: Context, **more: object) -> creation.Opt
         preserve=fds,
         environment=environment,
         pivot=not options.no_pivot,
+        systemd=context.systemd,
         keyring=not options.no_new_keyring,
         warn=context.warn,
         **more,  # type: ignore[arg-type]

@@ -29,7 +29,8 @@ def plan_command(options: Options, context: Context) -> int:
 
     bundle = os.path.abspath(options.arguments[0] if options.arguments else options.bundle)
     spec = read_bundle(bundle).value
-    plan = plan_of(spec, bundle, options.id, probe_host(), os.path.join(context.root, ".seccomp"))
+    cache = os.path.join(context.root, ".seccomp")
+    plan = plan_of(spec, bundle, options.id, probe_host(), cache, context.systemd)
     print(plan.render(), end="")
     return 0
 

@@ -6,6 +6,7 @@ hooks and the kernel ask for, becomes the container's user, and ends in execve.
 
 Sync points, at which the parent has something to do:
 
+    cgroup    nothing is done yet: put the helper into the group that it is to make (only with `await_cgroup`)
     created   the namespaces are there: write id maps, attach the network; with the netlink socket if one is asked for
     hooks     before the root changes: run prestart and createRuntime hooks (only where there are any)
     console   with the terminal's master (only with `terminal="sync"`)
@@ -93,9 +94,10 @@ class CreateRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     `bundle` is the absolute directory that relative paths start from. `rootfs_slot` is a detached mount to take as the
     root instead of root.path. `seccomp` is the assembled program, needed where linux.seccomp is there. `cgroup_procs`
-    are the files of all hierarchies to join through; their directories must exist. `preserve` are slots that stay open
-    in the process, as 3, 4, ... `idmaps` are slots of user namespaces for mapped mounts, by `compile_mounts.idmap_key`.
-    `clamp` lowers limits and the OOM score to what this host lets us set, where that is less than asked for.
+    are the files of all hierarchies to join through; their directories must exist, with `await_cgroup` after
+    Sync("cgroup"). `preserve` are slots that stay open in the process, as 3, 4, ... `idmaps` are slots of user
+    namespaces for mapped mounts, by `compile_mounts.idmap_key`. `clamp` lowers limits and the OOM score to what this
+    host lets us set, where that is less than asked for.
     """
 
     id: str
@@ -104,6 +106,7 @@ class CreateRequest(msgspec.Struct, frozen=True, kw_only=True):
     netlink_slot: int | None = None
     seccomp: Filter | None = None
     cgroup_procs: tuple[str, ...] = ()
+    await_cgroup: bool = False
     terminal: Terminal = "none"
     console_slot: int | None = None
     await_start_slot: int | None = None
@@ -191,6 +194,8 @@ def _context(spec: RuntimeSpec, host: Host, request: CreateRequest) -> _Context:
 
 
 def _outside(c: _Context) -> Iterator[Step]:
+    if c.request.await_cgroup:
+        yield Step(Sync("cgroup", ()), "linux.cgroupsPath")
     yield from compile_process.outside_steps(c.process, c.host, c.user_namespace, c.request.clamp)
     for offset, (name, path) in enumerate(c.namespaces.joined.items()):
         yield Step(Open(c.slots.namespaces + offset, NONE, path, O_CLOEXEC, 0, NSFS_MAGIC), _namespace(name, path))

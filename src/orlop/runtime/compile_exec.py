@@ -29,7 +29,8 @@ class ExecRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     `pidfd_slot` holds a pidfd of the container's first process; `root_slot` its root directory, needed where the
     container has no mount namespace. `seccomp` is the assembled program for linux.seccomp. `terminal`: as in
-    `CreateRequest`. `cgroup_procs` are the files to join the container's groups through. `preserve` are slots that
+    `CreateRequest`. `cgroup_procs` are the files to join the container's groups through, at
+    which the parent helps at Sync("cgroup") with `await_cgroup`. `preserve` are slots that
     stay open in the process, as 3, 4, ...
     """
 
@@ -38,6 +39,7 @@ class ExecRequest(msgspec.Struct, frozen=True, kw_only=True):
     root_slot: int | None = None
     seccomp: Filter | None = None
     cgroup_procs: tuple[str, ...] = ()
+    await_cgroup: bool = False
     terminal: Terminal = "none"
     console_slot: int | None = None
     parent_death_signal: int = 0
@@ -66,6 +68,8 @@ def compile_exec(spec: RuntimeSpec, process: Process, host: Host, request: ExecR
 def _outside(
     linux: Linux, process: Process, host: Host, request: ExecRequest, slots: Layout, user_namespace: bool
 ) -> Iterator[Step]:
+    if request.await_cgroup:
+        yield Step(Sync("cgroup", ()), "linux.cgroupsPath")
     yield from compile_process.outside_steps(process, host, user_namespace, request.clamp)
     yield from initial_affinity(process)
     yield from compile_cgroups.joins(request.cgroup_procs, host)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from orlop.cgroups import apply as cgroups
+from orlop.cgroups import driver
+from orlop.cgroups.units import Place
 from orlop.runtime import hooks, idmaps
 from orlop.runtime.children import children
 from orlop.runtime.compile import CreateRequest, Terminal, compile_create
@@ -46,6 +48,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     pivot: bool = True
     keyring: bool = True
     start: bool = False
+    systemd: bool = False  # lets systemd make the control group
     environment: tuple[str, ...] = ()  # added to process.env
     warn: Callable[[str], None] = lambda _: None
 
@@ -60,13 +63,17 @@ def read_bundle(bundle: str, config: str = CONFIG) -> Document[RuntimeSpec]:
         raise from_os(error, "read") from error
 
 
-def plan_of(spec: RuntimeSpec, bundle: str, identifier: str, host: Host, seccomp_cache: str) -> Plan:
+def plan_of(
+    spec: RuntimeSpec, bundle: str, identifier: str, host: Host, seccomp_cache: str, systemd: bool = False
+) -> Plan:
     """The plan that `create` would run, with nothing made."""
+    place = place_of(spec, identifier, systemd)
     request = CreateRequest(
         id=identifier,
         bundle=bundle,
         seccomp=seccomp_program(spec, seccomp_cache),
-        cgroup_procs=cgroups.procs_paths(host.cgroups, group_of(spec, identifier)),
+        cgroup_procs=cgroups.procs_paths(host.cgroups, place.path),
+        await_cgroup=place.adopted,
         await_start_slot=0,
         terminal="sync" if spec.process is not None and spec.process.terminal else "none",
         idmaps=_idmap_slots(spec, 1),
@@ -86,8 +93,8 @@ def _netlink_slot(spec: RuntimeSpec, free: int) -> int | None:
     return free if spec.linux is not None and spec.linux.net_devices else None
 
 
-def group_of(spec: RuntimeSpec, identifier: str) -> str:
-    return cgroups.group_path(spec.linux.cgroups_path if spec.linux else "", identifier)
+def place_of(spec: RuntimeSpec, identifier: str, systemd: bool) -> Place:
+    return driver.placed(spec.linux.cgroups_path if spec.linux else "", identifier, systemd)
 
 
 def seccomp_program(spec: RuntimeSpec, cache: str) -> Filter | None:
@@ -128,13 +135,15 @@ def _awaits(plan: Plan) -> int:
 
 def _new_record(spec: RuntimeSpec, options: Options) -> Record:
     root = spec.root.path if spec.root else ""
+    place = place_of(spec, options.id, options.systemd)
     return Record(
         id=options.id,
         bundle=options.bundle,
         created=_timestamp(time.time_ns()),
         oci_version=spec.oci_version,
         boot_id=boot_id(),
-        cgroup=group_of(spec, options.id),
+        cgroup=place.path,
+        unit=place.unit,
         rootfs=os.path.normpath(os.path.join(options.bundle, root)),
         owner=os.geteuid(),
         creator=os.getpid(),
@@ -180,7 +189,7 @@ class _Making:
         self._warn()
         try:
             plan = self.compile(dry=False)
-            if joins_early(plan):
+            if not self.record.place.adopted and joins_early(plan):
                 self._make_group()
             assert self.spec.process is not None
             own_streams(self.spec.process.user, self.linux)
@@ -190,7 +199,7 @@ class _Making:
                 inherit=self.inherited,
                 on_sync=self._on_sync,
                 until="" if options.start else "ready",
-                meanwhile=self._limit_group,
+                meanwhile=None if self.record.place.adopted else self._limit_group,
             )
         finally:
             for fd in self.mine:
@@ -221,6 +230,7 @@ class _Making:
             bundle=options.bundle,
             seccomp=self._seccomp(),
             cgroup_procs=cgroups.procs_paths(self.host.cgroups, self.record.cgroup),
+            await_cgroup=self.record.place.adopted,
             terminal=self._terminal() if process is not None and process.terminal else "none",
             preserve=preserve,
             idmaps=idmapped,
@@ -278,6 +288,10 @@ class _Making:
 
     def _on_sync(self, name: str, pid: int, fds: Sequence[int]) -> None:
         getattr(self, f"_at_{name}")(pid, fds)
+
+    def _at_cgroup(self, pid: int, fds: Sequence[int]) -> None:
+        driver.adopt(self.host.cgroups, self.record.place, self.linux.resources, self.spec.annotations, pid)
+        self.cgroup_made = True
 
     def _at_created(self, pid: int, fds: Sequence[int]) -> None:
         self._recorded(pid)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from orlop.cgroups import apply as cgroups
+from orlop.cgroups import driver
 from orlop.cgroups.probe import probe
 from orlop.runtime import hooks
 from orlop.runtime.kill import frozen, kill_all
@@ -42,9 +42,9 @@ def destroy(
     store: Store, record: Record, spec: RuntimeSpec | None, warn: Warn = lambda _: None, own_cgroup: bool = True
 ) -> None:
     """Kill what lives, remove the group and the state, run the poststop hooks of `spec`."""
-    if own_cgroup and (record.alive or not cgroups.remove_empty(probe(), record.cgroup)):
+    if own_cgroup and (record.alive or not driver.remove_empty(probe(), record.place)):
         kill_all(record)
-        cgroups.remove(probe(), record.cgroup)
+        driver.remove(probe(), record.place)
     if spec is not None and spec.hooks is not None and spec.hooks.poststop:
         for error in hooks.run_all_hooks(spec.hooks.poststop, "hooks.poststop", _stopped(record)):
             warn(error)

@@ -46,6 +46,7 @@ def execute(store: Store, record: Record, spec: RuntimeSpec, process: Process, o
     try:
         inherit = [pidfd]
         root_slot = None
+        groups = _groups(host, record, options.cgroup)
         if not any(namespace.type == "mount" for namespace in linux.namespaces):
             mine.append(os.open(f"/proc/{record.init_process_pid}/root", os.O_PATH | os.O_CLOEXEC))
             root_slot = _append(inherit, mine[-1])
@@ -53,14 +54,15 @@ def execute(store: Store, record: Record, spec: RuntimeSpec, process: Process, o
             id=record.id,
             root_slot=root_slot,
             seccomp=_seccomp(store, spec),
-            cgroup_procs=_groups(host, record, options.cgroup),
+            cgroup_procs=groups,
+            await_cgroup=record.place.ushered,
             terminal=_terminal(process, options),
             console_slot=None if options.console is None else _append(inherit, options.console),
             preserve=tuple(_append(inherit, fd) for fd in options.preserve),
         )
         plan = compile_exec(spec, process, host, request)
         own_streams(process.user, linux)
-        return launch(plan, inherit=inherit, on_sync=_follower(spec, record, options)).pid
+        return launch(plan, inherit=inherit, on_sync=_follower(spec, record, options, groups)).pid
     finally:
         for fd in mine:
             os.close(fd)
@@ -117,9 +119,15 @@ def _terminal(process: Process, options: Options) -> Terminal:
     return "socket" if options.console is not None else "sync"
 
 
-def _follower(spec: RuntimeSpec, record: Record, options: Options) -> Callable[[str, int, list[int]], None]:
+def _follower(
+    spec: RuntimeSpec, record: Record, options: Options, groups: Sequence[str]
+) -> Callable[[str, int, list[int]], None]:
     def follow(name: str, pid: int, fds: Sequence[int]) -> None:
-        if name == "console" and options.on_console is not None:
+        if name == "cgroup":
+            from orlop.cgroups import driver
+
+            driver.usher(record.place, groups, pid)
+        elif name == "console" and options.on_console is not None:
             options.on_console(os.dup(fds[0]))
         elif name == "seccomp":
             from orlop.runtime.listener import hand_over

@@ -64,8 +64,9 @@ def launch(
     """Run a plan whose processes become children of this one, and follow it.
 
     `stdio` are the container's standard streams, `inherit` fill slots 0, 1, ...; all stay the caller's. `until` names
-    a sync point after which the helper is left alone (it then waits in AwaitStart). `meanwhile` is called once the
-    helper has been started and is on its way to the first sync point.
+    a sync point after which the helper is left alone (it then waits in AwaitStart). At a sync point before the first
+    Clone, the pid is the helper's own. `meanwhile` is called once the helper has been started and is on its way to the
+    first sync point.
     """
     control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with control:
@@ -76,7 +77,7 @@ def launch(
         try:
             if meanwhile is not None:
                 meanwhile()
-            launched = follow(control, plan, on_sync, until, begin, cloned.append)
+            launched = follow(control, plan, on_sync, until, begin, cloned.append, helper)
         except BaseException:
             _abandon(control, cloned)
             raise
@@ -142,6 +143,7 @@ def follow(
     until: str = "",
     state: Handshake = Handshake(),  # noqa: B008 - frozen
     on_clone: Callable[[int], None] | None = None,
+    helper: int = 0,
 ) -> Launched:
     """Answer the helper until its last process has become the program, or has passed the sync point `until`.
 
@@ -171,7 +173,7 @@ def follow(
                     on_clone(message.value)
                 continue
             if on_sync is not None:
-                on_sync(message.text, state.pid, fds)
+                on_sync(message.text, state.pid or helper, fds)
             _answer(control)
             state = state.answered()
             if until and message.text == until:

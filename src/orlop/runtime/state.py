@@ -15,6 +15,7 @@ from typing import Literal
 
 import msgspec
 
+from orlop.cgroups.units import Place, Unit
 from orlop.spec.document import decode
 from orlop.spec.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, from_os
 from orlop.spec.runtime import RuntimeSpec, State, parse_runtime_spec
@@ -29,9 +30,9 @@ _ID_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
-    """`state.json`. `cgroup` is the group's path in every hierarchy; `creator` and `creator_start` tell the process
-    that makes the container, as long as `phase` is creating. `rootfs` is absolute. `awaits` is the place in the plan's
-    last stage of the step that waits for `start`."""
+    """`state.json`. `cgroup` is the group's path in every hierarchy, and `unit` what it is to systemd; `creator` and
+    `creator_start` tell the process that makes the container, as long as `phase` is creating. `rootfs` is absolute.
+    `awaits` is the place in the plan's last stage of the step that waits for `start`."""
 
     id: str
     bundle: str
@@ -41,6 +42,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     init_process_start: int = 0
     boot_id: str = ""
     cgroup: str = ""
+    unit: Unit | None = None
     rootfs: str = ""
     owner: int = 0
     phase: Phase = "creating"
@@ -48,6 +50,11 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     creator_start: int = 0
     awaits: int = 0
     annotations: dict[str, str] = {}
+
+    @property
+    def place(self) -> Place:
+        """Where its processes are."""
+        return Place(self.cgroup, self.unit)
 
     @property
     def alive(self) -> bool:

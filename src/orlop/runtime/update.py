@@ -6,7 +6,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from orlop.cgroups import apply as cgroups
+from orlop.cgroups import driver
+from orlop.cgroups.probe import probe
 from orlop.runtime.kill import frozen
 from orlop.runtime.state import CONFIG, Store, status
 from orlop.spec.document import merged
@@ -29,7 +30,7 @@ def update(store: Store, identifier: str, changes: Resources) -> None:
     linux = spec.linux or Linux()
     changes = named(changes)
     whole = overlaid(linux.resources or Resources(), changes)
-    cgroups.update(cgroups.probe(), record.cgroup, _complete(changes, whole))
+    driver.update(probe(), record.place, _complete(changes, whole))
     spec = msgspec.structs.replace(spec, linux=msgspec.structs.replace(linux, resources=whole))
     store.write(identifier, CONFIG, merged(raw, spec))
 

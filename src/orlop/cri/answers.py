@@ -124,9 +124,13 @@ def container_matches(item: api.Container, wanted: api.ContainerFilter) -> bool:
 
 
 def container_status(
-    container: Container, image: Image | None = None, user: api.ContainerUser | None = None
+    container: Container,
+    image: Image | None = None,
+    user: api.ContainerUser | None = None,
+    mounted: Mapping[str, str] | None = None,
 ) -> api.ContainerStatus:
-    """`image` is the container's, while it is there; `user` who its first process began as."""
+    """`image` is the container's, while it is there; `user` who its first process began as; `mounted`
+    are the IDs of the images that are mounted in it, by what the request calls them."""
     request, record = container_request(container), container.record
     config = request.config
     image_spec = api.ImageSpec()
@@ -149,13 +153,22 @@ def container_status(
         message=message,
         labels=config.labels,
         annotations=config.annotations,
-        mounts=config.mounts,
+        mounts=[_mount(mount, mounted or {}) for mount in config.mounts],
         log_path=container.config.log.path,
         resources=api.ContainerResources(linux=config.linux.resources),
         image_id=record.image_id,
         user=user,
         stop_signal=config.stop_signal,
     )
+
+
+def _mount(mount: api.Mount, mounted: Mapping[str, str]) -> api.Mount:
+    if (identifier := mounted.get(mount.image.image)) is None:
+        return mount
+    shown = api.Mount()
+    shown.CopyFrom(mount)
+    shown.image.image_ref = identifier
+    return shown
 
 
 def reason_of(container: Container) -> tuple[str, str]:

@@ -129,7 +129,11 @@ async def status(node: Node, request: api.ContainerStatusRequest) -> api.Contain
 def full_status(node: Node, container: Container) -> api.ContainerStatus:
     """A container's status with what its image and its specification say."""
     image = node.engine.images.find(container.record.image_id)
-    return answers.container_status(container, image, _user(node, container))
+    mounted = {}
+    for mount in container.config.mounts:
+        if mount.type == "image" and (held := node.engine.images.find(mount.source)) is not None:
+            mounted[mount.source] = held.id
+    return answers.container_status(container, image, _user(node, container), mounted)
 
 
 def _user(node: Node, container: Container) -> api.ContainerUser | None:

@@ -12,6 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, ParamSpec, TypeVar
 
 from orlop.cri.exits import Exits
+from orlop.cri.samples import Samples
 from orlop.cri.settings import Settings
 from orlop.engine.engine import Engine
 
@@ -29,6 +30,7 @@ class Node:
         self._members = ThreadPoolExecutor(workers, thread_name_prefix="orlop-pod")  # parts of a call, so that
         # calls which wait for theirs can't keep them from being done
         self.exits = Exits(self)
+        self.samples = Samples()
 
     async def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a function of the engine in a thread of its own."""

@@ -252,6 +252,8 @@ def _mount(mount: api.Mount, where: str) -> MountRequest:
     if mount.HasField("image") and mount.image.image:
         if mount.host_path:
             raise InvalidArgument(f"{where}: has both an image and a host_path")
+        if not mount.readonly:
+            raise InvalidArgument(f"{where}.readonly: an image is mounted read-only")
         return MountRequest(
             type="image", target=mount.container_path, source=mount.image.image, subpath=mount.image_sub_path
         )

@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from orlop.cri import containers, exec, images, methods, pods, status
+from orlop.cri import containers, exec, images, methods, pods, stats, status
 from orlop.cri.node import Node
 from orlop.spec.errors import CODES, OrlopError, Unimplemented
 
@@ -35,6 +35,12 @@ RUNTIME: Mapping[str, Callable[..., Any]] = {
     "StreamContainers": containers.stream,
     "ReopenContainerLog": containers.reopen_log,
     "ExecSync": exec.exec_sync,
+    "ContainerStats": stats.one,
+    "ListContainerStats": stats.list_all,
+    "StreamContainerStats": stats.stream,
+    "PodSandboxStats": stats.one_pod,
+    "ListPodSandboxStats": stats.list_pods,
+    "StreamPodSandboxStats": stats.stream_pods,
 }
 IMAGES: Mapping[str, Callable[..., Any]] = {
     "ListImages": images.list_all,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from orlop.engine import oci, users
+from orlop.engine import image_mounts, oci, users
 from orlop.engine.config import ContainerConfig, MountRequest
 from orlop.engine.oci_facts import ContainerFacts, HostDevice
 from orlop.engine.oci_namespaces import hostname, own_network
@@ -47,7 +47,8 @@ def make_bundle(engine: Engine, container: Container, root: int) -> Bundle:
     image = image_config(engine, container)
     config = with_image_volumes(container)
     directory = engine.paths.container(container.id)
-    facts = _facts(engine, container, config, image, root)
+    images = image_mounts.mount(engine, container)
+    facts = msgspec.structs.replace(_facts(engine, container, config, image, root), images=images)
     _mount_shm(engine, container)
     _write_files(engine, container, facts, directory)
     bundle = _bundle(engine, container, config, image, facts)

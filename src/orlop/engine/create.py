@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from orlop.engine import lifecycle, locks
+from orlop.engine import image_mounts, lifecycle, locks
 from orlop.engine.config import ContainerConfig, MountRequest
 from orlop.engine.names import random_id, random_name
 from orlop.engine.oci import validate
@@ -85,6 +85,7 @@ def _furnish(engine: Engine, container: Container, image: Image | None) -> Conta
     if image is not None:
         engine.snapshots.prepare(container.id, image.chain_id)
     reached("create.snapshot")
+    image_mounts.prepare(engine, container)
     uses = _volumes(engine, container, image)
     reached("create.volumes")
     snapshot = container.id if image is not None else ""

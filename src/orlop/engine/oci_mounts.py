@@ -140,7 +140,7 @@ def _requested(request: MountRequest, facts: ContainerFacts) -> Mount:
     if request.type == "bind":
         return Mount(destination=target, type="bind", source=request.source, options=_bind_options(request, facts))
     if request.type == "image":
-        source = facts.images.get(target)
+        source = facts.images.get(request.target)
         if not source:
             raise InvalidArgument(f"mounts: no image stands ready for {target}")
         return Mount(destination=target, type="bind", source=source, options=("rbind", "rprivate", "ro"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from orlop.engine import lifecycle, locks, settle
+from orlop.engine import image_mounts, lifecycle, locks, settle
 from orlop.engine.records import Container
 from orlop.engine.steps import reached
 from orlop.spec.errors import FailedPrecondition
@@ -54,6 +54,7 @@ def discard(engine: Engine, container: Container, volumes: bool = True) -> None:
     record = container.record
     if record.cgroup or record.networked or container.state in lifecycle.LIVE:
         settle.release(engine, container)
+    image_mounts.discard(engine, container)
     engine.snapshots.remove(container.id)
     reached("remove.snapshot")
     engine.volumes.release(container.id, remove_anonymous=volumes)

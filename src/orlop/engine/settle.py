@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal, overload
 
-from orlop.engine import lifecycle, locks
+from orlop.engine import image_mounts, lifecycle, locks
 from orlop.engine.decide import Action, settle_action, should_restart
 from orlop.engine.records import Container
 from orlop.engine.steps import reached
@@ -152,6 +152,7 @@ def release(engine: Engine, container: Container) -> Container:
     if container.record.cgroup:
         cgroups.remove(engine.cgroups, container.record.cgroup)
     _unmount_shm(engine, container)
+    image_mounts.unmount(engine, container)
     remove_tree(engine.paths.run(container.id))
     container = engine.containers.store.change(
         container.id, "", cgroup="", attachment=None, networked=False, pid_start_time=0

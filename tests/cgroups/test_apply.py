@@ -206,6 +206,34 @@ def _runs(pid: int) -> bool:
     return False
 
 
+def test_a_killed_process_that_is_frozen_elsewhere_dies_and_the_others_there_stay_frozen(
+    host: CgroupHost, path: str, spawn: Spawn
+) -> None:
+    if "freezer" not in host.mounts:
+        pytest.skip("needs the v1 freezer")
+    apply.create(host, path)
+    apply.create(host, f"{path}/below")
+    own, below, stranger = spawn(), spawn(), spawn()
+    apply.attach(host, path, own.pid)
+    apply.attach(host, path, below.pid)
+    other = f"{path}-other"
+    apply.create(host, other)
+    apply.attach(host, other, stranger.pid)
+    try:
+        for process, group in ((own, other), (below, f"{path}/below")):
+            Path(Group(host, group).directory("freezer"), "cgroup.procs").write_text(str(process.pid))
+            apply.freeze(host, group)
+        apply.kill(host, path)
+        assert (own.wait(5), below.wait(5)) == (-signal.SIGKILL, -signal.SIGKILL)
+        assert content(host, other, "freezer", "freezer.state") == "FROZEN"
+        assert stranger.poll() is None
+    finally:
+        apply.kill(host, other)
+        stranger.wait(5)
+        apply.remove(host, other)
+    apply.remove(host, path)
+
+
 def test_groups_made_inside_are_removed_however_deep(any_host: CgroupHost, path: str) -> None:
     apply.create(any_host, path)
     here = os.open(Group(any_host, path).tracker, os.O_RDONLY)

@@ -194,14 +194,18 @@ def _try_thaw(group: Group) -> None:
 
 
 def _thaw_astray(group: Group) -> None:
-    """A killed process that someone has moved to another v1 freezer group, and frozen there, does not die."""
+    """A killed process that is in another v1 freezer group than ours, and frozen there, does not die. Groups below ours
+    are thawed. In one that is not the container's there may be others: the process is fetched out of it, which lets it
+    go (legacy_freezer.c, freezer_attach), and they stay as they are."""
     top = group.host.mounts.get("freezer")
     for pid in _all_pids(group) if top else ():
         try:
             lines = read(f"/proc/{pid}/cgroup").splitlines()
             path = next(line.split(":", 2)[2] for line in lines if "freezer" in line.split(":", 2)[1].split(","))
-            if path != "/":
+            if path.startswith(f"{group.path}/"):
                 write_file(f"{top}{path}/freezer.state", "THAWED")
+            elif path != group.path:
+                write_file(f"{top}{group.path}/cgroup.procs", str(pid))
         except (OSError, StopIteration):
             pass  # gone meanwhile
 

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from tests.runtime.test_runtime_cli import Lab, lab  # noqa: F401
 
-from orlop.cgroups.stats import DeviceIO, MemoryUsage, Statistics
+from orlop.cgroups.pressure import Line, Pressure
+from orlop.cgroups.stats import CpusetUsage, CpuUsage, DeviceIO, HugepageUsage, MemoryUsage, Statistics
+from orlop.network.counters import parse
 from orlop.runtime.events import data
 from orlop.runtime.update import named, overlaid
 from orlop.spec.runtime import CPU, Memory, Pids, Resources
@@ -36,6 +38,30 @@ def test_statistics_have_the_words_engines_read() -> None:
     assert {"major": 8, "minor": 1, "op": "Read", "value": 3} in found["blkio"]["ioServicedRecursive"]
 
 
+def test_statistics_of_pages_processors_pressure_and_devices() -> None:
+    found = data(
+        Statistics(
+            cpu=CpuUsage(total=5, each=(2, 3)),
+            hugepages={"2MB": HugepageUsage(usage=4096, peak=8192, failures=2)},
+            cpuset=CpusetUsage(cpus="0-2,7", mems="0", settings={"sched_relax_domain_level": -1}),
+        ),
+        {"cpu": Pressure(some=Line(1.5, 0.0, 0.0, 7000))},
+        parse(f"x\ny\n  eth0: {' '.join(map(str, range(1, 17)))}\n"),
+    )
+    assert found["hugetlb"] == {"2MB": {"usage": 4096, "max": 8192, "failcnt": 2}}
+    assert found["cpuset"]["cpus"] == [0, 1, 2, 7]
+    assert (found["cpuset"]["mems"], found["cpuset"]["sched_relax_domain_level"]) == ([0], -1)
+    assert found["cpu"]["psi"] == {"some": {"avg10": 1.5, "avg60": 0.0, "avg300": 0.0, "total": 7}}
+    assert found["cpu"]["usage"]["percpu"] == (2, 3)
+    assert found["network_interfaces"] == [
+        {
+            "Name": "eth0", "RxBytes": 1, "RxPackets": 2, "RxErrors": 3, "RxDropped": 4,
+            "TxBytes": 9, "TxPackets": 10, "TxErrors": 11, "TxDropped": 12,
+        }
+    ]  # fmt: skip
+    assert data(Statistics())["network_interfaces"] is None
+
+
 @pytest.mark.root
 class TestOnARealContainer:
     def test_limits_change_and_are_kept(self, lab: Lab, tmp_path: Path) -> None:  # noqa: F811
@@ -51,6 +77,8 @@ class TestOnARealContainer:
         assert (event["type"], event["id"]) == ("stats", lab.id())
         assert event["data"]["memory"]["usage"]["limit"] == 32 << 20
         assert event["data"]["pids"] == {"current": 1, "limit": 20}
+        assert event["data"]["cpuset"]["cpus"][0] == 0
+        assert [device["Name"] for device in event["data"]["network_interfaces"]] == ["lo"]
 
     def test_events_tell_of_kills_and_end_with_the_container(self, lab: Lab) -> None:  # noqa: F811
         script = "sleep 1; sh -c 'x=aaaaaaaa; while true; do x=$x$x; done' 2>/dev/null; sleep 1"

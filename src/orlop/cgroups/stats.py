@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import msgspec
 
 from orlop.cgroups.facts import CgroupHost, Group
@@ -20,6 +22,7 @@ class CpuUsage(msgspec.Struct, frozen=True, kw_only=True):
     periods: int = 0
     throttled_periods: int = 0
     throttled_time: int = 0
+    each: tuple[int, ...] = ()  # `total` by processor, which v1 alone counts
 
 
 class MemoryUsage(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,6 +54,22 @@ class DeviceIO(msgspec.Struct, frozen=True, kw_only=True):
     writes: int = 0
 
 
+class HugepageUsage(msgspec.Struct, frozen=True, kw_only=True):
+    """Bytes in pages of one size, reservations with them where the kernel counts those; and refusals."""
+
+    usage: int = 0
+    peak: int = 0  # v1 alone
+    failures: int = 0
+
+
+class CpusetUsage(msgspec.Struct, frozen=True, kw_only=True):
+    """Processors and memory nodes that are used; v1's other settings by the names of their files."""
+
+    cpus: str = ""
+    mems: str = ""
+    settings: dict[str, int] = {}
+
+
 class Statistics(msgspec.Struct, frozen=True, kw_only=True):
     """A part is None where the host has no controller for it."""
 
@@ -58,6 +77,8 @@ class Statistics(msgspec.Struct, frozen=True, kw_only=True):
     memory: MemoryUsage | None = None
     pids: PidsUsage | None = None
     block_io: tuple[DeviceIO, ...] | None = None
+    hugepages: dict[str, HugepageUsage] | None = None  # by size, as in `2MB`
+    cpuset: CpusetUsage | None = None
 
 
 def statistics(host: CgroupHost, path: str) -> Statistics:
@@ -69,6 +90,8 @@ def statistics(host: CgroupHost, path: str) -> Statistics:
         memory=(_memory_v2(group) if v2 else _memory_v1(group)) if group.has("memory") else None,
         pids=_pids(group) if group.has("pids") else None,
         block_io=_io(group, v2) if group.has("io" if v2 else "blkio") else None,
+        hugepages=_hugepages(group, v2) if group.has("hugetlb") else None,
+        cpuset=_cpuset(group, v2) if group.has("cpuset") else None,
     )
 
 
@@ -106,7 +129,15 @@ def _cpu_v1(group: Group) -> CpuUsage | None:
         periods=throttling.get("nr_periods", 0),
         throttled_periods=throttling.get("nr_throttled", 0),
         throttled_time=throttling.get("throttled_time", 0),
+        each=_numbers(f"{accounts}/cpuacct.usage_percpu"),
     )
+
+
+def _numbers(path: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(word) for word in read(path).split())
+    except FileNotFoundError:
+        return ()
 
 
 def _memory_v2(group: Group) -> MemoryUsage:
@@ -193,3 +224,56 @@ def _lines(path: str) -> list[list[str]]:
 def _device(text: str) -> tuple[int, int]:
     major, _, minor = text.partition(":")
     return int(major), int(minor)
+
+
+# --- huge pages and processors
+
+
+def _hugepages(group: Group, v2: bool) -> dict[str, HugepageUsage]:
+    """Of the files `hugetlb.2MB.current` and `hugetlb.2MB.rsvd.current` the latter counts more."""
+    directory, suffix = group.directory("hugetlb"), ".current" if v2 else ".usage_in_bytes"
+    try:
+        names = os.listdir(directory)
+    except FileNotFoundError:
+        return {}
+    sizes = sorted({name.split(".")[1] for name in names if name.startswith("hugetlb.") and name.endswith(suffix)})
+    found = {}
+    for size in sizes:
+        reserved = f"hugetlb.{size}.rsvd"
+        start = f"{directory}/{reserved if reserved + suffix in names else f'hugetlb.{size}'}"
+        failures = (
+            read_keys(f"{directory}/hugetlb.{size}.events").get("max", 0) if v2 else read_number(f"{start}.failcnt")
+        )
+        found[size] = HugepageUsage(
+            usage=read_number(start + suffix) or 0,
+            peak=read_number(f"{start}.max_usage_in_bytes") or 0,
+            failures=failures or 0,
+        )
+    return found
+
+
+CPUSET_SETTINGS = (
+    "cpu_exclusive",
+    "mem_hardwall",
+    "mem_exclusive",
+    "memory_migrate",
+    "memory_spread_page",
+    "memory_spread_slab",
+    "memory_pressure",
+    "sched_load_balance",
+    "sched_relax_domain_level",
+)
+
+
+def _cpuset(group: Group, v2: bool) -> CpusetUsage:
+    start = f"{group.directory('cpuset')}/cpuset."
+    lists = []
+    for name in ("cpus.effective", "mems.effective") if v2 else ("cpus", "mems"):
+        try:
+            lists.append(read(start + name).strip())
+        except FileNotFoundError:
+            lists.append("")
+    settings = (
+        {} if v2 else {name: number for name in CPUSET_SETTINGS if (number := read_number(start + name)) is not None}
+    )
+    return CpusetUsage(cpus=lists[0], mems=lists[1], settings=settings)

@@ -18,11 +18,16 @@ FRONT = SOURCE / "orlop/_native/orlop-front"
 COLD_STATUS = 99  # what a front end ends with that had to help itself
 
 
+def children(pid: int) -> set[int]:
+    return {int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
+
+
 class Daemon:
     """`orlop serve` on a socket in `directory`, and the front end beside a cold program that only says its name."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, source: Path = SOURCE) -> None:
         directory.mkdir()
+        self.source = source
         self.socket = directory / "runtime.sock"
         self.front = directory / "orlop-runtime"
         shutil.copy(FRONT, self.front)
@@ -34,7 +39,7 @@ class Daemon:
 
     @property
     def environment(self) -> dict[str, str]:
-        return {**os.environ, "ORLOP_RUNTIME_SOCKET": str(self.socket), "PYTHONPATH": str(SOURCE)}
+        return {**os.environ, "ORLOP_RUNTIME_SOCKET": str(self.socket), "PYTHONPATH": str(self.source)}
 
     def command(self) -> list[str]:
         return [sys.executable, "-m", "orlop", "serve", "--socket", str(self.socket)]
@@ -46,11 +51,11 @@ class Daemon:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, "PYTHONPATH": str(SOURCE)},
+                env={**os.environ, "PYTHONPATH": str(self.source)},
                 start_new_session=True,
             )
         deadline = time.monotonic() + 20
-        while not self.answers():
+        while not (self.answers() and len(children(process.pid)) == 2):
             assert process.poll() is None, self.log.read_text()
             assert time.monotonic() < deadline, self.log.read_text()
             time.sleep(0.02)
@@ -72,8 +77,7 @@ class Daemon:
         return done
 
     def workers(self) -> set[int]:
-        text = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
-        return {int(word) for word in text.split()}
+        return children(self.process.pid)
 
     def stop(self) -> None:
         if self.process.poll() is None:

@@ -113,6 +113,78 @@ def test_eight_at_once(warm: Warm) -> None:
             assert process.wait(30) == 7, process.stderr.read() if process.stderr else ""
 
 
+def status_of(worker: int) -> dict[str, str]:
+    """What a command could leave behind in the process that has run it."""
+    process = Path(f"/proc/{worker}")
+    lines = dict(line.split(":\t", 1) for line in (process / "status").read_text().splitlines())
+    descriptors = sorted(f"{fd.name} {os.readlink(fd)}" for fd in (process / "fd").iterdir())
+    kept = ("Umask", "SigIgn", "SigCgt", "SigBlk", "SigPnd", "ShdPnd", "Groups", "CapEff", "NoNewPrivs", "Seccomp")
+    return {name: lines[name] for name in kept} | {
+        "cwd": os.readlink(process / "cwd"),
+        "fd": "\n".join(descriptors),
+        **{name: os.readlink(process / "ns" / name) for name in os.listdir(process / "ns")},
+        "limits": (process / "limits").read_text(),
+        "stat": " ".join((process / "stat").read_text().rpartition(") ")[2].split()[1:6]),
+    }
+
+
+def test_a_worker_serves_again_and_keeps_nothing(warm: Warm) -> None:
+    warm.lab.configure("sh", "-c", "test $(umask) = 0022")
+    words = ("run", "-b", str(warm.lab.bundle), warm.lab.id())
+    workers = warm.daemon.workers()
+    assert warm.begin(*words).wait(10) == 0
+    before = {worker: status_of(worker) for worker in workers}
+    reader, writer = os.pipe()
+
+    def odd() -> None:
+        os.umask(0)
+        os.chdir("/tmp")
+        for number in (signal.SIGHUP, signal.SIGINT, signal.SIGUSR1, signal.SIGPIPE, signal.SIGRTMIN + 2):
+            signal.signal(number, signal.SIG_IGN)
+        os.dup2(reader, 3)
+        os.dup2(reader, 7)
+
+    for number in range(6):
+        command = warm.words("run", "--preserve-fds", "1", *words[1:3], warm.lab.id(f"n{number}"))
+        environment = {**warm.daemon.environment, "ODD": "1"}
+        done = subprocess.run(command, env=environment, preexec_fn=odd, pass_fds=(3, 7), timeout=20)
+        assert done.returncode == 0
+    os.close(writer)
+    os.close(reader)
+    assert warm.daemon.workers() == workers
+    wait_for(lambda: {worker: status_of(worker) for worker in workers} == before, 3)
+
+
+def test_what_a_command_prints_ends_with_it(mine: Daemon) -> None:
+    reader, writer = os.pipe()
+    front = subprocess.Popen([str(mine.front), "--version"], env=mine.environment, stdout=writer)
+    os.close(writer)
+    assert front.wait(10) == 0
+    os.set_blocking(reader, False)
+    assert os.read(reader, 4096).startswith(b"orlop-runtime")
+    assert os.read(reader, 4096) == b""  # else: BlockingIOError
+    os.close(reader)
+
+
+def test_a_command_that_fails_takes_its_worker_along(mine: Daemon) -> None:
+    before = mine.workers()
+    assert mine("state", "nosuch", ok=False).stderr.startswith("orlop-runtime: ")
+    wait_for(lambda: len(mine.workers()) == 2 and len(mine.workers() & before) == 1)
+
+
+def test_workers_that_are_too_many_leave(warm: Warm) -> None:
+    running = [up(warm, f"c{number}") for number in range(4)]
+    wait_for(lambda: len(warm.daemon.workers()) > 4)
+    for number in range(4):
+        warm.lab("kill", warm.lab.id(f"c{number}"), "TERM")
+        warm.lab("kill", warm.lab.id(f"c{number}"), "KILL")
+    for process in running:
+        with process:
+            assert process.wait(10) == 137
+    wait_for(lambda: len(warm.daemon.workers()) <= 3)
+    assert warm.daemon("--version").returncode == 0
+
+
 def test_sigterm_lets_commands_end(warm: Warm) -> None:
     with up(warm) as process:
         warm.daemon.process.terminate()

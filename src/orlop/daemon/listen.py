@@ -1,10 +1,11 @@
-"""The daemon's socket: made here, or handed over by a service manager (sd_listen_fds(3))."""
+"""The daemon's socket: made here, handed over by a service manager (sd_listen_fds(3)), or by the daemon that this
+process was until it executed itself anew."""
 
 from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,20 +14,69 @@ from orlop.sys.lock import lock_file
 
 PATH = "/run/orlop/runtime.sock"
 _BACKLOG = 128
+_INHERITED = "ORLOP_SERVE_INHERITED"  # process id; numbers of socket and lock (-1: none); of each child, see `Child`
+
+Child = tuple[int, socket.socket, socket.socket | None]  # pid, the socket it gets orders by, its front end's connection
+
+
+class Listener:
+    """The socket that front ends connect to. `children` serve some already, from before."""
+
+    def __init__(self, listener: socket.socket, lock: int, children: tuple[Child, ...] = ()) -> None:
+        self.socket = listener
+        self.children = children
+        self.lock = lock  # -1: the socket is the service manager's
+
+    def refuse(self) -> None:
+        """Nobody is served any more. Who waits already, and who comes, is told so at once; unless the socket is the
+        service manager's, which then starts another daemon."""
+        if self.lock >= 0:
+            self.socket.shutdown(socket.SHUT_RDWR)
+            while True:
+                try:
+                    self.socket.accept()[0].close()
+                except OSError:
+                    break
+        self.socket.close()
+
+    def hand_on(self, children: Iterable[Child]) -> None:
+        """Keep all that is open over execve(2), and tell the program where it is."""
+        words = [str(os.getpid()), str(_keep(self.socket.fileno())), str(_keep(self.lock))]
+        for pid, orders, connection in children:
+            words += [str(pid), str(_keep(orders.fileno())), str(_keep(connection.fileno() if connection else -1))]
+        os.environ[_INHERITED] = " ".join(words)
+
+
+def _keep(fd: int) -> int:
+    if fd >= 0:
+        os.set_inheritable(fd, True)
+    return fd
 
 
 @contextmanager
-def listening(path: str = PATH) -> Iterator[socket.socket]:
+def listening(path: str = PATH) -> Iterator[Listener]:
     """A socket that front ends connect to, root's alone; its file is removed at the end.
 
     The lock on `<path>.lock` tells whether a daemon is there: a socket without one is what a killed one has left.
     Raises AlreadyExists where one is.
     """
-    passed = _passed()
-    if passed is not None:
-        with passed:
-            yield passed
-        return
+    listener = _inherited() or _passed() or _made(path)
+    mine = None if listener.lock < 0 else os.stat(path)
+    try:
+        with listener.socket:
+            yield listener
+    finally:
+        if mine is not None:
+            try:
+                if os.path.samestat(os.stat(path), mine):
+                    os.unlink(path)
+            except FileNotFoundError:
+                pass
+            Path(f"{path}.lock").unlink(missing_ok=True)
+            os.close(listener.lock)
+
+
+def _made(path: str) -> Listener:
     if len(os.fsencode(path)) > 107:
         raise InvalidArgument("--socket: a socket's path has at most 107 bytes")
     lock = Path(f"{path}.lock")
@@ -38,15 +88,14 @@ def listening(path: str = PATH) -> Iterator[socket.socket]:
     except OSError as error:
         raise from_os(error, "--socket: make") from error
     try:
-        with _bound(path) as listener:
-            yield listener
-    finally:
+        return Listener(_bound(path), held)
+    except BaseException:
         lock.unlink(missing_ok=True)
         os.close(held)
+        raise
 
 
-@contextmanager
-def _bound(path: str) -> Iterator[socket.socket]:
+def _bound(path: str) -> socket.socket:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     before = os.umask(0o177)
     try:
@@ -59,23 +108,36 @@ def _bound(path: str) -> Iterator[socket.socket]:
         raise from_os(error, f"--socket: listen on {path}") from error
     finally:
         os.umask(before)
-    mine = os.stat(path)
-    try:
-        with listener:
-            yield listener
-    finally:
-        try:
-            if os.path.samestat(os.stat(path), mine):
-                os.unlink(path)
-        except FileNotFoundError:
-            pass
+    return listener
 
 
-def _passed() -> socket.socket | None:
+def _passed() -> Listener | None:
     if os.environ.get("LISTEN_PID") != str(os.getpid()) or os.environ.get("LISTEN_FDS") != "1":
         return None
     passed = socket.socket(fileno=3)
     passed.set_inheritable(False)
     if passed.family != socket.AF_UNIX or passed.type != socket.SOCK_SEQPACKET:
         raise InvalidArgument("LISTEN_FDS: the socket must be of the kind SOCK_SEQPACKET (ListenSequentialPacket=)")
-    return passed
+    return Listener(passed, -1)
+
+
+def _inherited() -> Listener | None:
+    """What `hand_on` has kept. The daemon of another version may have said it otherwise: then it is not understood,
+    and the workers see their daemon's end of the connection close."""
+    words = os.environ.pop(_INHERITED, "").split()
+    if len(words) < 3 or len(words) % 3 or words[0] != str(os.getpid()):
+        return None
+    numbers = [int(word) for word in words]
+    children = tuple(
+        (pid, _taken_up(orders), _taken_up(connection) if connection >= 0 else None)
+        for pid, orders, connection in zip(numbers[3::3], numbers[4::3], numbers[5::3], strict=True)
+    )
+    if numbers[2] >= 0:
+        os.set_inheritable(numbers[2], False)
+    return Listener(_taken_up(numbers[1]), numbers[2], children)
+
+
+def _taken_up(fd: int) -> socket.socket:
+    found = socket.socket(fileno=fd)
+    found.set_inheritable(False)
+    return found

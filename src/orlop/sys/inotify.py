@@ -31,5 +31,22 @@ class Watch:
         if poll.poll(int(seconds * 1000)):
             os.read(self._fd, 65536)
 
+    def fileno(self) -> int:
+        return self._fd
+
+    def names(self) -> set[str]:
+        """Of the files that have changed since the last look."""
+        found: set[str] = set()
+        while True:
+            try:
+                data = os.read(self._fd, 65536)
+            except BlockingIOError:
+                return found
+            at = 0
+            while at < len(data):
+                length = int.from_bytes(data[at + 12 : at + 16], "little")
+                found.add(os.fsdecode(data[at + 16 : at + 16 + length].rstrip(b"\0")))
+                at += 16 + length
+
     def close(self) -> None:
         os.close(self._fd)

@@ -363,6 +363,10 @@ class Connection:
     def window_update(self, stream: int, delta: int) -> bytes:
         return _control(WINDOW_UPDATE, _PAIR.pack(stream, delta))
 
+    def is_open(self, stream: int) -> bool:
+        """In at least one direction."""
+        return stream in self._streams
+
     def can_send(self, stream: int) -> bool:
         found = self._streams.get(stream)
         return found is not None and found.local_open

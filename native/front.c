@@ -127,11 +127,13 @@ static uint64_t ignored(void) {
   return mask;
 }
 
-/* How many descriptors, from 3 on without a gap, the command may want to pass on. */
+/* How many descriptors, from 3 on, the command may want to pass on. With gaps between them it is for a cold start. */
 static int passed(void) {
   int wanted = getenv("LISTEN_FDS") != NULL, n = 0;
   for (char **a = arguments; *a && !wanted; a++) wanted = !strncmp(*a, "--preserve-fds", 14) || !strncmp(*a, "-preserve-fds", 13);
   while (wanted && n < MOST_PASSED && fcntl(FIRST_PASSED + n, F_GETFD) >= 0) n++;
+  for (int fd = FIRST_PASSED + n, flags; wanted && fd < 1024; fd++)
+    if ((flags = fcntl(fd, F_GETFD)) >= 0 && !(flags & FD_CLOEXEC)) cold();
   return n;
 }
 

@@ -1,7 +1,8 @@
 /* orlop-launch: performs a plan, operation by operation, and decides nothing.
  *
- * fd 0-2: the container's standard streams; 3: the plan; 4: control socket (SOCK_SEQPACKET); 5: optional pipe that
- * gets the child's pid; 6...: inherited descriptors, which fill slots 0, 1, ...  All of them are close-on-exec here.
+ * fd 0-2: the container's standard streams; 3: the plan; 4: control socket (SOCK_SEQPACKET); 5: with the argument
+ * "report" a pipe that gets the child's pid; 6...: inherited descriptors, which fill slots 0, 1, ...  All of them are
+ * close-on-exec here, and what else is open is not ours and closed.
  *
  * It runs as root on behalf of a plan that its parent compiled; the plan is trusted, its bytes are not: every length
  * is checked. What is not trusted at all is the container's file system: a path beneath a root is resolved by
@@ -287,19 +288,26 @@ static int op_Mkdir(const struct Mkdir *a) {
   close(fd);
   return e;
 }
+/* An empty file, with missing parents; a link to what is not there has that made. */
+static int empty_file(int at, const char *path, uint64_t flags, int depth) {
+  char name[NAME_MAX + 1], link[PATH_MAX], text[PATH_MAX];
+  int dir = parent_of(at, path, name);
+  if (dir < 0) return -1;
+  int fd = resolve(at, path, O_WRONLY | O_CREAT | O_NONBLOCK | O_NOCTTY | flags, 0644);
+  ssize_t n = fd < 0 && errno == ENOENT && depth < 8 ? readlinkat(dir, name, link, sizeof link) : 0;
+  close(dir);
+  if (n <= 0) { if (n < 0) errno = ENOENT; return fd; }
+  int whole = snprintf(text, sizeof text, "%.*s%.*s", *link == '/' ? 0 : (int)(strlen(path) - strlen(name)), path, (int)n, link);
+  if (whole >= (int)sizeof text) { errno = ENAMETOOLONG; return -1; }
+  return empty_file(at, text, flags, depth + 1);
+}
 static int op_Target(const struct Target *a) {
-  char name[NAME_MAX + 1];
   int like = slot_fd(a->like), made, e;
   if (absent) return 0;
   int wanted = like < 0 || is_directory(like);
-  int fd = resolve(a->at, a->path, O_PATH, 0);
+  int fd = resolve(a->at, a->path, O_PATH | native(a->flags), 0);
   if (fd < 0 && errno == ENOENT && wanted) fd = directory(a->at, a->path, strlen(a->path), 0755, &made, 0);
-  else if (fd < 0 && errno == ENOENT) {
-    int dir = parent_of(a->at, a->path, name);
-    if (dir < 0) return -errno;
-    close(dir);
-    fd = resolve(a->at, a->path, O_WRONLY | O_CREAT | O_NONBLOCK | O_NOCTTY, 0644);
-  }
+  else if (fd < 0 && errno == ENOENT) fd = empty_file(a->at, a->path, native(a->flags), 0);
   if (fd < 0) return -errno;
   e = is_directory(fd) == wanted ? 0 : wanted ? -ENOTDIR : -EISDIR;
   close(fd);
@@ -420,10 +428,10 @@ static int op_MountSetattr(const struct MountSetattr *a) {
 }
 static int op_MoveMount(const struct MoveMount *a) {
   NEED(a->slot);
-  int fd = resolve(a->at, a->target, O_PATH, 0);
+  int fd = *a->target ? resolve(a->at, a->target, O_PATH, 0) : slot_fd(a->at);
   if (fd < 0) return -errno;
   int e = done(syscall(SYS_move_mount, slots[a->slot], "", fd, "", 0x44 /* MOVE_MOUNT_{F,T}_EMPTY_PATH */));
-  close(fd);
+  if (*a->target) close(fd);
   return e;
 }
 static int op_Propagation(const struct Propagation *a) {
@@ -539,6 +547,16 @@ static int op_Copyup(const struct Copyup *a) {
   int to = openat(slots[a->slot], ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC), e = to < 0 ? -errno : copy_tree(from, to, 0);
   if (to >= 0) close(to);
   close(from);
+  return e;
+}
+static int op_CopyMode(const struct CopyMode *a) {
+  struct stat s;
+  NEED(a->like);
+  if (fstat(slots[a->like], &s)) return -errno;
+  int fd = resolve(a->at, a->path, O_RDONLY | O_DIRECTORY, 0);
+  if (fd < 0) return -errno;
+  int e = done(fchmod(fd, s.st_mode & 07777));
+  close(fd);
   return e;
 }
 
@@ -756,11 +774,12 @@ static void run(const uint8_t *plan, size_t length) {
   fail(EBADMSG);
 }
 
-int main(void) {
+int main(int argc, char **argv) {
   struct stat s;
   for (int i = 0; i < SLOTS; i++) slots[i] = -1;
   control = 4;
-  report = fcntl(5, F_GETFD) < 0 ? -1 : 5;
+  report = argc > 1 && !strcmp(argv[1], "report") ? 5 : -1;
+  if (report < 0) close(5);
   signal(SIGPIPE, SIG_IGN);
   umask(0);
   /* A process that is about to enter a container must not be open to ptrace from inside; exec makes it dumpable. */

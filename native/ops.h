@@ -45,6 +45,7 @@
 #define OP_Chroot 51
 #define OP_Copyup 52
 #define OP_Umount 53
+#define OP_CopyMode 54
 #define OP_Pty 60
 #define OP_Ctty 61
 #define OP_SetIds 70
@@ -106,6 +107,7 @@
   X(Chroot) \
   X(Copyup) \
   X(Umount) \
+  X(CopyMode) \
   X(Pty) \
   X(Ctty) \
   X(SetIds) \
@@ -144,7 +146,7 @@ struct SetHostname { const char *name; };
 struct SetDomainname { const char *name; };
 struct LinkUp { const char *name; };
 struct Mkdir { int32_t at; const char *path; uint32_t mode; uint32_t uid; uint32_t gid; };
-struct Target { int32_t at; const char *path; int32_t like; };
+struct Target { int32_t at; const char *path; int32_t like; uint32_t flags; };
 struct Mknod { int32_t at; const char *path; uint32_t mode; uint32_t major; uint32_t minor; uint32_t uid; uint32_t gid; };
 struct Symlink { int32_t at; const char *path; const char *target; };
 struct WriteFile { int32_t at; const char *path; uint32_t flags; uint64_t magic; struct bytes data; };
@@ -165,6 +167,7 @@ struct MoveRoot { int32_t root; };
 struct Chroot { int32_t root; };
 struct Copyup { int32_t slot; int32_t at; const char *path; };
 struct Umount { int32_t at; const char *path; uint32_t flags; };
+struct CopyMode { int32_t like; int32_t at; const char *path; };
 struct Pty { int32_t master; int32_t slave; int32_t at; const char *path; uint32_t rows; uint32_t columns; uint32_t uid; };
 struct Ctty { int32_t slot; };
 struct SetIds { uint32_t uid; uint32_t gid; };
@@ -225,6 +228,7 @@ static int op_MoveRoot(const struct MoveRoot *a);
 static int op_Chroot(const struct Chroot *a);
 static int op_Copyup(const struct Copyup *a);
 static int op_Umount(const struct Umount *a);
+static int op_CopyMode(const struct CopyMode *a);
 static int op_Pty(const struct Pty *a);
 static int op_Ctty(const struct Ctty *a);
 static int op_SetIds(const struct SetIds *a);
@@ -314,7 +318,7 @@ static int perform(uint16_t code, struct reader *r) {
       return finished(r) ? op_Mkdir(&a) : -EBADMSG;
     }
     case OP_Target: {
-      struct Target a; a.at = take_i32(r); a.path = take_str(r); a.like = take_i32(r);
+      struct Target a; a.at = take_i32(r); a.path = take_str(r); a.like = take_i32(r); a.flags = take_u32(r);
       return finished(r) ? op_Target(&a) : -EBADMSG;
     }
     case OP_Mknod: {
@@ -396,6 +400,10 @@ static int perform(uint16_t code, struct reader *r) {
     case OP_Umount: {
       struct Umount a; a.at = take_i32(r); a.path = take_str(r); a.flags = take_u32(r);
       return finished(r) ? op_Umount(&a) : -EBADMSG;
+    }
+    case OP_CopyMode: {
+      struct CopyMode a; a.like = take_i32(r); a.at = take_i32(r); a.path = take_str(r);
+      return finished(r) ? op_CopyMode(&a) : -EBADMSG;
     }
     case OP_Pty: {
       struct Pty a; a.master = take_i32(r); a.slave = take_i32(r); a.at = take_i32(r); a.path = take_str(r); a.rows = take_u32(r); a.columns = take_u32(r); a.uid = take_u32(r);

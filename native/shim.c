@@ -859,7 +859,7 @@ static void reset_signals(void)
 /* Start the launch helper with fds[0..count) as its descriptors 0, 1, ...; -1 and errno when it can't be executed. */
 static pid_t spawn_helper(int launch, const int *fds, int count)
 {
-	static char *const arguments[] = {"orlop-launch", NULL}, *const environment[] = {NULL};
+	static char *const arguments[] = {"orlop-launch", "report", NULL}, *const environment[] = {NULL};
 	volatile int error = 0;
 	pid_t pid = vfork(); /* the child has its own descriptors and signals, and shares only memory */
 	if (pid == 0) {

@@ -167,7 +167,7 @@ def test_all_of_it() -> None:
                 terminal="socket",
                 console_slot=0,
                 await_start_slot=1,
-                preserve=(2, 3),
+                preserve={3: 2, 4: 3},
                 pivot=False,
                 keyring=False,
             ),

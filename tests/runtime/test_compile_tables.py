@@ -25,9 +25,12 @@ silent slave strictatime suid symfollow sync tmpcopyup unbindable idmap ridmap
 """.split()
 
 
-def test_knows_every_option_of_the_specification() -> None:
-    assert set(SPECIFIED) == set(mount_options.NAMES)
-    assert features()["mountOptions"] == sorted(SPECIFIED)
+CRUNS = ["copy-symlink", "dest-nofollow", "src-nofollow"]
+
+
+def test_knows_every_option_of_the_specification_and_those_of_crun() -> None:
+    assert {*SPECIFIED, *CRUNS} == set(mount_options.NAMES)
+    assert features()["mountOptions"] == sorted([*SPECIFIED, *CRUNS])
 
 
 def test_the_last_word_wins() -> None:

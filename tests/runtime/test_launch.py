@@ -610,7 +610,7 @@ def test_a_death_signal_arrives_when_the_parent_is_gone_already(helper, tmp_path
     program = launcher.launch_program()
     actions = [(os.POSIX_SPAWN_DUP2, fd, 20 + i) for i, fd in enumerate((plan, theirs.fileno(), write))]
     actions += [(os.POSIX_SPAWN_DUP2, 20 + i, 3 + i) for i in range(3)]
-    pid = os.posix_spawn(f"/proc/self/fd/{program}", ["launch"], {}, file_actions=actions)
+    pid = os.posix_spawn(f"/proc/self/fd/{program}", ["launch", "report"], {}, file_actions=actions)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
     assert not (tmp_path / "ran").exists()
     for fd in (plan, program, write):

@@ -82,7 +82,9 @@ def test_a_file_in_the_way_of_a_directory_is_an_error(helper, rootfs):
 
 def test_a_target_is_like_what_will_be_mounted(helper, rootfs, outside):
     sources = [Open(1, -1, str(outside), os.O_PATH, 0, 0), Open(2, -1, str(outside / "file"), os.O_PATH, 0, 0)]
-    helper.run(within(rootfs, *sources, Target(0, "/a/dir", 1), Target(0, "/a/file", 2), Target(0, "/a/other", -1)))
+    helper.run(
+        within(rootfs, *sources, Target(0, "/a/dir", 1, 0), Target(0, "/a/file", 2, 0), Target(0, "/a/other", -1, 0))
+    )
     assert (rootfs / "a/dir").is_dir()
     assert (rootfs / "a/file").read_bytes() == b""
     assert (rootfs / "a/other").is_dir()
@@ -90,16 +92,16 @@ def test_a_target_is_like_what_will_be_mounted(helper, rootfs, outside):
 
 def test_a_target_that_is_there_is_kept(helper, rootfs, outside):
     (rootfs / "etc/hosts").write_text("kept")
-    helper.run(within(rootfs, Open(2, -1, str(outside / "file"), os.O_PATH, 0, 0), Target(0, "/etc/hosts", 2)))
+    helper.run(within(rootfs, Open(2, -1, str(outside / "file"), os.O_PATH, 0, 0), Target(0, "/etc/hosts", 2, 0)))
     assert (rootfs / "etc/hosts").read_text() == "kept"
 
 
 def test_a_target_of_the_wrong_kind_is_an_error(helper, rootfs, outside):
     with pytest.raises(LaunchFailed, match="EISDIR"):
-        helper.run(within(rootfs, Open(2, -1, str(outside / "file"), os.O_PATH, 0, 0), Target(0, "/etc", 2)))
+        helper.run(within(rootfs, Open(2, -1, str(outside / "file"), os.O_PATH, 0, 0), Target(0, "/etc", 2, 0)))
     (rootfs / "etc/hosts").touch()
     with pytest.raises(LaunchFailed, match="ENOTDIR"):
-        helper.run(within(rootfs, Target(0, "/etc/hosts", -1)))
+        helper.run(within(rootfs, Target(0, "/etc/hosts", -1, 0)))
 
 
 def test_makes_nodes(helper, rootfs):
@@ -166,8 +168,8 @@ def test_no_link_leads_out_of_the_root(helper, rootfs, outside, link):
     file = Open(1, -1, "/etc/passwd", os.O_PATH, 0, 0)
     for op in (
         Mkdir(0, "/link/dir", 0o755, 0, 0),
-        Target(0, "/link/target", -1),
-        Target(0, "/link/file2", 1),
+        Target(0, "/link/target", -1, 0),
+        Target(0, "/link/file2", 1, 0),
         Mknod(0, "/link/node", stat.S_IFIFO | 0o600, 0, 0, 0, 0),
         Symlink(0, "/link/sym", "x"),
         WriteFile(0, "/link/file", os.O_CREAT, 0, b"guest"),
@@ -191,10 +193,10 @@ def test_a_link_to_what_is_missing_has_that_made_inside(helper, rootfs, outside)
         within(
             rootfs,
             source,
-            Target(0, "/var/run/secrets/token", -1),
+            Target(0, "/var/run/secrets/token", -1, 0),
             Mkdir(0, "/var/lock", 0o755, 0, 0),
             Mkdir(0, "/run/resolve", 0o755, 0, 0),
-            Target(0, "/etc/resolv.conf", 1),
+            Target(0, "/etc/resolv.conf", 1, 0),
         )
     )
     assert (rootfs / "run/secrets/token").is_dir()
@@ -322,8 +324,8 @@ def test_a_link_swapped_in_during_the_walk_leads_nowhere(helper, rootfs, outside
             Step(op, "", SKIP_MISSING | 8)
             for op in (
                 Mkdir(0, f"/x/d{index}", 0o755, 0, 0),
-                Target(0, f"/x/t{index}", -1),
-                Target(0, f"/x/f{index}", 1),
+                Target(0, f"/x/t{index}", -1, 0),
+                Target(0, f"/x/f{index}", 1, 0),
                 Mknod(0, f"/x/n{index}", stat.S_IFIFO | 0o600, 0, 0, 0, 0),
                 WriteFile(0, "/x/file", 0, 0, b"guest"),
             )

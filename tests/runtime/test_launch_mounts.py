@@ -74,7 +74,7 @@ def tmpfs(slot: int, *options: str) -> list[Op | Step]:
 
 
 def test_mounts_a_configured_file_system(helper, rootfs):
-    steps = [*tmpfs(1, "size=64k", "mode=0711"), Target(0, "/data", 1), MoveMount(1, 0, "/data")]
+    steps = [*tmpfs(1, "size=64k", "mode=0711"), Target(0, "/data", 1, 0), MoveMount(1, 0, "/data")]
     ended = helper.run(
         rooted(helper, rootfs, *steps, *entered("grep ' /data ' /proc/self/mountinfo; stat -c %a /data"))
     )
@@ -99,7 +99,7 @@ def test_binds_a_tree_with_what_is_mounted_in_it(helper, rootfs, tmp_path):
     steps = [
         Mount("tmpfs", -1, str(source / "sub"), "tmpfs", 0, ""),
         OpenTree(1, -1, str(source), CLONE | RECURSIVE),
-        Target(0, "/data", 1),
+        Target(0, "/data", 1, 0),
         MoveMount(1, 0, "/data"),
         MountSetattr(1, EMPTY | RECURSIVE, 1 | 8, 0, 0, -1),
     ]
@@ -112,7 +112,11 @@ def test_binds_a_tree_with_what_is_mounted_in_it(helper, rootfs, tmp_path):
 
 def test_binds_a_file_over_a_file(helper, rootfs, tmp_path):
     (tmp_path / "hosts").write_text("mine")
-    steps = [OpenTree(1, -1, str(tmp_path / "hosts"), CLONE), Target(0, "/etc/hosts", 1), MoveMount(1, 0, "/etc/hosts")]
+    steps = [
+        OpenTree(1, -1, str(tmp_path / "hosts"), CLONE),
+        Target(0, "/etc/hosts", 1, 0),
+        MoveMount(1, 0, "/etc/hosts"),
+    ]
     assert helper.run(rooted(helper, rootfs, *steps, *entered("cat /etc/hosts"))).output == "mine"
 
 
@@ -317,7 +321,7 @@ def test_a_mount_point_that_links_outside_stays_inside(helper, rootfs, tmp_path,
 
     steps = [
         Mkdir(0, f"/{name}", 0o755, 0, 0),
-        Target(0, f"/{name}", -1),
+        Target(0, f"/{name}", -1, 0),
         Mount("tmpfs", 0, f"/{name}", "tmpfs", 0, ""),
         *tmpfs(1),
         MoveMount(1, 0, f"/{name}"),
@@ -347,7 +351,7 @@ def test_a_target_swapped_for_a_link_is_mounted_on_inside_or_not_at_all(helper, 
     ops: list[Op | Step] = []
     for _ in range(60):
         for op in (
-            Target(0, "/x", -1),
+            Target(0, "/x", -1, 0),
             Mount("tmpfs", 0, "/x", "tmpfs", 0, ""),
             OpenTree(1, 0, "/bin", CLONE),
             MoveMount(1, 0, "/x"),
@@ -405,7 +409,7 @@ def test_mounts_in_a_user_namespace(helper, rootfs):
         Propagation(-1, "/", MS_SLAVE | MS_REC),
         MoveMount(0, -1, "/"),
         Mount("proc", 0, "/proc", "proc", 0, ""),
-        Target(0, "/srv/data", -1),
+        Target(0, "/srv/data", -1, 0),
         Mount("tmpfs", 0, "/srv/data", "tmpfs", 2, ""),
         Mask(0, "/etc", 5),
         PivotRoot(0),

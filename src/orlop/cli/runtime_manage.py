@@ -11,7 +11,7 @@ from orlop.cli.flags import Options, Syntax, switch, value
 from orlop.runtime.delete import delete
 from orlop.runtime.kill import frozen, kill, pause, resume
 from orlop.runtime.state import Record, Store, state
-from orlop.spec.errors import InvalidArgument, NotFound
+from orlop.spec.errors import InvalidArgument, NotFound, OrlopError
 from orlop.spec.signals import parse_signal
 
 if TYPE_CHECKING:
@@ -66,9 +66,30 @@ def kill_command(options: Options, context: Context) -> int:
 
 
 def delete_command(options: Options, context: Context) -> int:
-    """Delete a container."""
-    delete(Store(context.root), options.arguments[0], options.force, context.warn)
+    """Delete a container, or with --regex all whose identifiers match. One that can't be deleted keeps none of the
+    others from it; the first error is told in the end."""
+    store, failed = Store(context.root), list[OrlopError]()
+    if not options.regex:
+        delete(store, options.arguments[0], options.force, context.warn)
+        return 0
+    for identifier in _matching(store, options.arguments[0]):
+        try:
+            delete(store, identifier, options.force, context.warn)
+        except OrlopError as error:
+            failed.append(error)
+    if failed:
+        raise failed[0]
     return 0
+
+
+def _matching(store: Store, pattern: str) -> list[str]:
+    import re
+
+    try:
+        wanted = re.compile(pattern)
+    except re.error as error:
+        raise InvalidArgument(f"--regex: {pattern[:64]!r} is no regular expression: {error}") from None
+    return [identifier for identifier in store.identifiers() if wanted.search(identifier)]
 
 
 def list_command(options: Options, context: Context) -> int:
@@ -166,7 +187,16 @@ VERBS = {
     ),
     "delete": (
         delete_command,
-        Syntax("CONTAINER", "Delete a container", (switch("-f --force", "Kill it first if it runs"),), 1, 1),
+        Syntax(
+            "CONTAINER",
+            "Delete a container",
+            (
+                switch("-f --force", "Kill it first if it runs"),
+                switch("-r --regex", "Delete all containers whose identifiers match this regular expression"),
+            ),
+            1,
+            1,
+        ),
     ),
     "list": (
         list_command,

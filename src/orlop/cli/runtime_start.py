@@ -19,19 +19,20 @@ _MOST_PRESERVED = 32
 
 
 def preserved(options: Options) -> tuple[tuple[int, ...], tuple[str, ...]]:
-    """Descriptors to pass on, and what to add to the environment for socket activation (sd_listen_fds(3))."""
+    """Descriptors to pass on, and what to add to the environment for socket activation (sd_listen_fds(3)).
+
+    Each keeps its number. Of those that --preserve-fds counts, the ones that are not open are passed over.
+    """
     text = options.preserve_fds
     if not (text.isascii() and text.isdigit() and len(text) < 4):
         raise InvalidArgument(f"--preserve-fds: {text[:20]!r} is not a number")
     listening = _listening()
-    count = int(text) + listening
-    if count > _MOST_PRESERVED:
-        raise InvalidArgument(f"--preserve-fds: more than {_MOST_PRESERVED} descriptors")
-    fds = tuple(range(3, 3 + count))
-    for fd in fds:
+    for fd in range(3, 3 + listening):
         if not _inherited(fd):
-            flag = "LISTEN_FDS" if fd < 3 + listening else "--preserve-fds"
-            raise InvalidArgument(f"{flag}: descriptor {fd} is not open")
+            raise InvalidArgument(f"LISTEN_FDS: descriptor {fd} is not open")
+    fds = tuple(fd for fd in range(3, 3 + listening + int(text)) if _inherited(fd))
+    if len(fds) > _MOST_PRESERVED:
+        raise InvalidArgument(f"--preserve-fds: more than {_MOST_PRESERVED} open descriptors")
     return fds, ((f"LISTEN_FDS={listening}", "LISTEN_PID=1") if listening else ())
 
 

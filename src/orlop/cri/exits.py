@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from orlop.engine.exit import conclude
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     from orlop.cri.node import Node
 
 log = logging.getLogger("orlop.cri.exits")
-Listener = Callable[[Container], None]
 
 
 class Exits:
@@ -32,7 +30,6 @@ class Exits:
         self._node = node
         self._clients: dict[str, ShimClient] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self.listeners: list[Listener] = []
 
     def watch(self, container: Container, client: ShimClient | None = None) -> None:
         """Take over a container that runs. `client` owns its end already; without one, one is made.
@@ -71,20 +68,18 @@ class Exits:
     async def _conclude(self, container: Container, client: ShimClient) -> None:
         """Record the end. Where that fails the shim has it done, as the connection ends without a word."""
         try:
-            ended = await self._node.call(self._record, container, client)
+            await self._node.call(self._record, container, client)
         except OrlopError as error:
             log.error("container %s: its end could not be recorded: %s", container.id[:12], error)
             return
         finally:
             self._clients.pop(container.id, None)
             client.close()
-        for listener in list(self.listeners):
-            listener(ended)
+        self._node.wake()
 
-    def _record(self, container: Container, client: ShimClient) -> Container:
-        ended = conclude(self._node.engine, container)
+    def _record(self, container: Container, client: ShimClient) -> None:
+        conclude(self._node.engine, container)
         client.done()
-        return ended
 
     def adopt(self, containers: list[Container]) -> None:
         """Take over what ran before this daemon did."""

@@ -7,8 +7,9 @@ may block the loop.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any, ParamSpec, TypeVar
 
 from orlop.cri.exits import Exits
@@ -31,11 +32,27 @@ class Node:
         # calls which wait for theirs can't keep them from being done
         self.exits = Exits(self)
         self.samples = Samples()
+        self._sleepers: set[asyncio.Event] = set()
 
     async def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a function of the engine in a thread of its own."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._pool, lambda: function(*args, **kwargs))
+
+    @contextmanager
+    def woken(self) -> Iterator[asyncio.Event]:
+        """An event that is set when a call has changed something, while the block lasts."""
+        event = asyncio.Event()
+        self._sleepers.add(event)
+        try:
+            yield event
+        finally:
+            self._sleepers.discard(event)
+
+    def wake(self) -> None:
+        """Something has changed. Called in the loop's thread."""
+        for event in self._sleepers:
+            event.set()
 
     def each(self, work: Callable[[], object]) -> Future[Any]:
         """Begin one part of a call's work, as the end of one container of a pod."""

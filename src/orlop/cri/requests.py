@@ -179,7 +179,7 @@ def container(
         stop_signal=_stop_signal(config.stop_signal),
         mounts=tuple(_mount(mount, f"config.mounts[{index}]") for index, mount in enumerate(config.mounts)),
         network=NetworkRequest(mode="host" if host_network else shared),
-        limits=_limits(config),
+        limits=limits(config),
         cap_add=tuple(security.capabilities.add_capabilities),
         cap_drop=tuple(security.capabilities.drop_capabilities),
         security_opt=_security(security),
@@ -274,7 +274,7 @@ def _mount(mount: api.Mount, where: str) -> MountRequest:
     )
 
 
-def _limits(config: api.ContainerConfig) -> Limits:
+def limits(config: api.ContainerConfig) -> Limits:
     resources = config.linux.resources
     return Limits(
         cpu_period=resources.cpu_period or None,

@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from orlop.cri import containers, exec, images, methods, pods, stats, status
+from orlop.cri import containers, events, exec, images, methods, metrics, pods, stats, status, updates
 from orlop.cri.node import Node
 from orlop.spec.errors import CODES, OrlopError, Unimplemented
 
@@ -35,6 +35,12 @@ RUNTIME: Mapping[str, Callable[..., Any]] = {
     "StreamContainers": containers.stream,
     "ReopenContainerLog": containers.reopen_log,
     "ExecSync": exec.exec_sync,
+    "UpdateContainerResources": updates.container,
+    "UpdatePodSandboxResources": updates.pod,
+    "GetContainerEvents": events.stream,
+    "ListMetricDescriptors": metrics.descriptors,
+    "ListPodSandboxMetrics": metrics.pods,
+    "StreamPodSandboxMetrics": metrics.stream,
     "ContainerStats": stats.one,
     "ListContainerStats": stats.list_all,
     "StreamContainerStats": stats.stream,
@@ -50,6 +56,9 @@ IMAGES: Mapping[str, Callable[..., Any]] = {
     "RemoveImage": images.remove,
     "ImageFsInfo": images.filesystem_info,
 }
+_CHANGING = frozenset(
+    "RunPodSandbox StopPodSandbox RemovePodSandbox CreateContainer StartContainer StopContainer RemoveContainer".split()
+)
 _STATUS = {code.value[0]: code for code in grpc.StatusCode}
 
 
@@ -84,7 +93,10 @@ def _missing(method: methods.Method) -> Callable[..., Any]:
 def _unary(node: Node, method: methods.Method, function: Callable[..., Any]) -> Callable[..., Any]:
     async def answer(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
         try:
-            return await function(node, request)
+            result = await function(node, request)
+            if method.name in _CHANGING:
+                node.wake()
+            return result
         except Exception as error:
             await _refuse(method, context, error)
 

@@ -33,7 +33,7 @@ def container_stats(node: Node, container: Container) -> api.ContainerStats:
         labels=request.config.labels,
         annotations=request.config.annotations,
     )
-    layer = node.samples.disk(container.id, lambda: _layer(node, container, now))
+    layer = writable_layer(node, container, now)
     if not container.running:
         return api.ContainerStats(attributes=attributes, writable_layer=layer)
     path = container.record.cgroup
@@ -100,6 +100,11 @@ def _psi(stalls: Pressure | None) -> api.PsiStats | None:
             if line is not None
         }
     )
+
+
+def writable_layer(node: Node, container: Container, now: int) -> api.FilesystemUsage:
+    """What the container has written, as measured a moment ago."""
+    return node.samples.disk(container.id, lambda: _layer(node, container, now))
 
 
 def _layer(node: Node, container: Container, now: int) -> api.FilesystemUsage:

@@ -25,9 +25,11 @@ class FrontChildren:
         targets = (NOWHERE, 0, 1, 2, 3, 4, *range(_FIRST_INHERITED, _FIRST_INHERITED + len(inherit)))
         return self._spawn(pack_spawn("", ("orlop-launch",), (), targets, UNMASK), fds)
 
-    def hook(self, path: str, arguments: Sequence[str], environment: Mapping[str, str], stdin: int) -> int:
+    def hook(
+        self, path: str, arguments: Sequence[str], environment: Mapping[str, str], stdio: tuple[int, int, int]
+    ) -> int:
         variables = [f"{name}={value}" for name, value in environment.items()]
-        return self._spawn(pack_spawn(path, arguments, variables, (0, 1, 2), UNMASK), (stdin, 1, 2), path)
+        return self._spawn(pack_spawn(path, arguments, variables, (0, 1, 2), UNMASK), stdio, path)
 
     def wait(self, pid: int, options: int = 0) -> tuple[int, int]:
         """waitpid(2) there; while it blocks, signals still come here."""

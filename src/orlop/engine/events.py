@@ -24,6 +24,12 @@ def write(connection: sqlite3.Connection, namespace: str, event: Event) -> None:
         connection.execute("DELETE FROM events WHERE id <= ?", (cursor.lastrowid - KEPT,))
 
 
+def last(database: Database) -> int:
+    """The number of the latest event; 0 before there was any."""
+    rows = database.read("SELECT max(id) FROM events")
+    return int(rows[0][0] or 0)
+
+
 def since(database: Database, namespace: str, after: int = 0, moment: float = 0) -> list[tuple[int, Event]]:
     """Events with a number above `after` that happened no earlier than `moment`, oldest first."""
     rows = database.read(

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import re
 
+import msgspec
+
 from orlop.engine.config import ContainerConfig, Limits, PodRequest
 from orlop.engine.oci_facts import ContainerFacts, HostDevice
 from orlop.spec.errors import InvalidArgument
@@ -92,11 +94,15 @@ def device_rule(text: str) -> DeviceCgroup:
 
 
 def resources(config: ContainerConfig, facts: ContainerFacts) -> Resources:
+    return msgspec.structs.replace(limits_of(config, facts.processors), devices=_device_rules(config, facts))
+
+
+def limits_of(config: ContainerConfig, processors: int) -> Resources:
+    """All but the devices."""
     limits = config.limits
     return Resources(
-        devices=_device_rules(config, facts),
         memory=_memory(limits, config.pod),
-        cpu=_cpu(limits, facts.processors),
+        cpu=_cpu(limits, processors),
         pids=None if limits.pids is None else Pids(limit=limits.pids if limits.pids > 0 else -1),
         block_io=BlockIO(weight=limits.blkio_weight) if limits.blkio_weight else None,
         hugepage_limits=tuple(

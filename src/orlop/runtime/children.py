@@ -14,15 +14,17 @@ from orlop.runtime.spawn import launch_program, spawn
 
 
 class Children(Protocol):
-    """`helper` starts the launch helper (see `launch`) and `hook` a program with `stdin` and the other two standard
-    streams; both return the pid. `wait` is waitpid(2). `parent` is the directory in /proc of the process that does all
+    """`helper` starts the launch helper (see `launch`) and `hook` a program with `stdio` as its standard streams; both
+    return the pid. `wait` is waitpid(2). `parent` is the directory in /proc of the process that does all
     this, whose limits and capabilities bound what it starts."""
 
     parent: str
 
     def helper(self, plan: int, control: int, stdio: tuple[int, int, int], inherit: Sequence[int]) -> int: ...
 
-    def hook(self, path: str, arguments: Sequence[str], environment: Mapping[str, str], stdin: int) -> int: ...
+    def hook(
+        self, path: str, arguments: Sequence[str], environment: Mapping[str, str], stdio: tuple[int, int, int]
+    ) -> int: ...
 
     def wait(self, pid: int, options: int = 0) -> tuple[int, int]: ...
 
@@ -39,8 +41,10 @@ class Own:
         finally:
             os.close(program)
 
-    def hook(self, path: str, arguments: Sequence[str], environment: Mapping[str, str], stdin: int) -> int:
-        actions = [(os.POSIX_SPAWN_DUP2, stdin, 0)]
+    def hook(
+        self, path: str, arguments: Sequence[str], environment: Mapping[str, str], stdio: tuple[int, int, int]
+    ) -> int:
+        actions = [(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(stdio) if not fd == number > 0]
         # Signals that this process holds back while it starts a container must reach a hook.
         return os.posix_spawn(path, list(arguments), environment, file_actions=actions, setsigmask=())
 

@@ -23,6 +23,7 @@ from typing import Literal
 import msgspec
 
 from orlop.runtime import compile_cgroups, compile_checks, compile_mounts, compile_process
+from orlop.runtime.annotations import KEEP_GROUPS, is_set
 from orlop.runtime.compile_console import Terminal, console_steps, opened_outside
 from orlop.runtime.compile_devices import device_steps, directory_itself
 from orlop.runtime.compile_exec import ExecRequest, compile_exec
@@ -43,7 +44,7 @@ from orlop.runtime.compile_mounts import Prepared, clean
 from orlop.runtime.compile_process import Filter
 from orlop.runtime.compile_sysctl import sysctl_steps
 from orlop.runtime.facts import Host
-from orlop.runtime.mount_options import ATTR_RDONLY
+from orlop.runtime.mount_options import ATTR_RDONLY, MS_PRIVATE, MS_SLAVE
 from orlop.runtime.namespaces import FLAGS, NSFS_MAGIC, Namespaces, flags, namespaces
 from orlop.runtime.ops import (
     AwaitStart,
@@ -95,9 +96,10 @@ class CreateRequest(msgspec.Struct, frozen=True, kw_only=True):
     `bundle` is the absolute directory that relative paths start from. `rootfs_slot` is a detached mount to take as the
     root instead of root.path. `seccomp` is the assembled program, needed where linux.seccomp is there. `cgroup_procs`
     are the files of all hierarchies to join through; their directories must exist, with `await_cgroup` after
-    Sync("cgroup"). `preserve` are slots that stay open in the process, as 3, 4, ... `idmaps` are slots of user
-    namespaces for mapped mounts, by `compile_mounts.idmap_key`. `clamp` lowers limits and the OOM score to what this
-    host lets us set, where that is less than asked for.
+    Sync("cgroup"). `preserve` are slots that stay open in the process, by the numbers that they have there. `idmaps`
+    are slots of user namespaces for mapped mounts, by `compile_mounts.idmap_key`. `links` tells what links say that a
+    mount with copy-symlink has as its source, by the mount's index. `clamp` lowers limits and the OOM score to what
+    this host lets us set, where that is less than asked for.
     """
 
     id: str
@@ -111,8 +113,9 @@ class CreateRequest(msgspec.Struct, frozen=True, kw_only=True):
     console_slot: int | None = None
     await_start_slot: int | None = None
     parent_death_signal: int = 0
-    preserve: tuple[int, ...] = ()
+    preserve: dict[int, int] = {}
     idmaps: dict[str, int] = {}
+    links: dict[int, str] = {}
     pivot: bool = True
     keyring: bool = True
     clamp: bool = False
@@ -133,6 +136,10 @@ class _Context(msgspec.Struct, frozen=True):
     @property
     def user_namespace(self) -> bool:
         return "user" in self.namespaces
+
+    @property
+    def keeps_groups(self) -> bool:
+        return is_set(self.spec.annotations, KEEP_GROUPS)
 
     @property
     def joins_outside(self) -> bool:
@@ -183,10 +190,12 @@ def _context(spec: RuntimeSpec, host: Host, request: CreateRequest) -> _Context:
         request.netlink_slot,
         request.console_slot,
         request.await_start_slot,
-        *request.preserve,
+        *request.preserve.values(),
         *request.idmaps.values(),
     )
-    mounts = compile_mounts.prepare(spec, request.bundle, slots, "user" in found, request.idmaps)
+    mounts = compile_mounts.prepare(
+        spec, request.bundle, slots, "user" in found, request.idmaps, request.links, own_network="network" in found
+    )
     return _Context(spec, linux, spec.process, host, request, found, slots, mounts)
 
 
@@ -272,6 +281,7 @@ def _inside(c: _Context) -> Iterator[Step]:
         death_signal=c.request.parent_death_signal,
         clamp=c.request.clamp,
         init=True,
+        keep_groups=c.keeps_groups,
     )
     yield from _start(c)
 
@@ -297,7 +307,8 @@ def _own_identity(c: _Context) -> Iterator[Step]:
         return
     origin = "linux.uidMappings" if "user" in c.namespaces.new else "linux.namespaces (user)"
     yield Step(SetIds(_first(c.linux.uid_mappings), _first(c.linux.gid_mappings)), origin)
-    yield Step(Groups(()), origin)
+    if not c.keeps_groups:
+        yield Step(Groups(()), origin)
 
 
 def _first(mappings: tuple[IDMapping, ...]) -> int:
@@ -335,7 +346,7 @@ def _file_system(c: _Context) -> Iterator[Step]:
         if item.control_groups:
             yield from _cgroup_mount(c, item)
         else:
-            yield from compile_mounts.mount_steps(item, c.slots, slave=not _shared_root(c))
+            yield from compile_mounts.mount_steps(item, c.slots, _peers(c))
     if not _own_dev(c):
         if not any(item.target == "/dev" for item in c.mounts):
             yield from directory_itself(c.slots, "/dev")
@@ -351,8 +362,11 @@ def _root_target(c: _Context) -> str:
     return c.root_path if c.root_path is not None and (hooked or not c.user_namespace) else "/"
 
 
-def _shared_root(c: _Context) -> bool:
-    return c.linux.rootfs_propagation in ("shared", "rshared")
+def _peers(c: _Context) -> int:
+    """What becomes of trees that were opened outside: peers of the host's mounts only beneath a root that is shared."""
+    return {"shared": 0, "rshared": 0, "private": MS_PRIVATE, "rprivate": MS_PRIVATE}.get(
+        c.linux.rootfs_propagation, MS_SLAVE
+    )
 
 
 def _own_dev(c: _Context) -> bool:
@@ -464,8 +478,8 @@ def _held(c: _Context, held: str, wanted: str, origin: str) -> Iterator[Step]:
 
 
 def _start(c: _Context) -> Iterator[Step]:
-    for offset, slot in enumerate(c.request.preserve):
-        yield Step(Dup(slot, 3 + offset), "preserved descriptors")
+    for number, slot in c.request.preserve.items():
+        yield Step(Dup(slot, number), "preserved descriptors")
     if c.request.await_start_slot is not None:
         yield Step(Sync("ready", ()), "runtime")
         yield Step(AwaitStart(c.request.await_start_slot), "start")

@@ -62,5 +62,5 @@ def console_steps(
 
 
 def _bind(slots: Layout) -> Iterator[Step]:
-    yield Step(Target(slots.root, _CONSOLE, slots.tty), _ORIGIN)
+    yield Step(Target(slots.root, _CONSOLE, slots.tty, 0), _ORIGIN)
     yield Step(MoveMount(slots.tty, slots.root, _CONSOLE), _ORIGIN)

@@ -96,6 +96,6 @@ def _bind(device: Device, slots: Layout, origin: str) -> Iterator[Step]:
         yield from _mknod(device, slots, origin)
         return
     yield Step(OpenTree(slots.tree, NONE, clean(device.path), OPEN_TREE_CLONE), origin)
-    yield Step(Target(slots.root, clean(device.path), slots.tree), origin)
+    yield Step(Target(slots.root, clean(device.path), slots.tree, 0), origin)
     yield Step(MoveMount(slots.tree, slots.root, clean(device.path)), origin)
     yield Step(MountSetattr(slots.tree, AT_EMPTY_PATH, ATTR_NOSUID | ATTR_NOEXEC, 0, 0, NONE), origin)

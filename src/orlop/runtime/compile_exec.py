@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import msgspec
 
 from orlop.runtime import compile_cgroups, compile_process
+from orlop.runtime.annotations import KEEP_GROUPS, is_set
 from orlop.runtime.compile_console import Terminal, console_steps
 from orlop.runtime.compile_layout import NONE, Layout, layout
 from orlop.runtime.compile_process import Filter
@@ -43,7 +44,7 @@ class ExecRequest(msgspec.Struct, frozen=True, kw_only=True):
     terminal: Terminal = "none"
     console_slot: int | None = None
     parent_death_signal: int = 0
-    preserve: tuple[int, ...] = ()
+    preserve: dict[int, int] = {}
     keyring: bool = True
     clamp: bool = False
 
@@ -55,8 +56,9 @@ def compile_exec(spec: RuntimeSpec, process: Process, host: Host, request: ExecR
     compile_process.check_process(process, host, user_namespace)
     if linux.seccomp is not None and request.seccomp is None:
         raise FailedPrecondition("linux.seccomp: the request brings no assembled program for it")
-    slots = layout(request.root_slot, request.pidfd_slot, request.console_slot, *request.preserve)
-    inside = _inside(linux, process, host, request, slots, user_namespace)
+    slots = layout(request.root_slot, request.pidfd_slot, request.console_slot, *request.preserve.values())
+    keep_groups = is_set(spec.annotations, KEEP_GROUPS)
+    inside = _inside(linux, process, host, request, slots, user_namespace, keep_groups)
     return Plan(
         (
             Stage("outside", tuple(_outside(linux, process, host, request, slots, user_namespace))),
@@ -85,7 +87,13 @@ def _outside(
 
 
 def _inside(
-    linux: Linux, process: Process, host: Host, request: ExecRequest, slots: Layout, user_namespace: bool
+    linux: Linux,
+    process: Process,
+    host: Host,
+    request: ExecRequest,
+    slots: Layout,
+    user_namespace: bool,
+    keep_groups: bool,
 ) -> Iterator[Step]:
     yield Step(Sync("created", ()), "runtime")
     if "cgroup" in namespaces(linux) and any(compile_cgroups.birthplace(request.cgroup_procs, host, slots.cgroup)):
@@ -96,7 +104,8 @@ def _inside(
     if user_namespace:
         first = [min((m.container_id for m in side), default=0) for side in (linux.uid_mappings, linux.gid_mappings)]
         yield Step(SetIds(*first), "linux.uidMappings")
-        yield Step(Groups(()), "linux.gidMappings")
+        if not keep_groups:
+            yield Step(Groups(()), "linux.gidMappings")
     yield Step(Setsid(), "process")
     if request.keyring:
         yield Step(Keyring(f"_ses.{request.id}"), "process", SKIP_UNSUPPORTED)
@@ -113,7 +122,8 @@ def _inside(
         death_signal=request.parent_death_signal,
         clamp=request.clamp,
         init=False,
+        keep_groups=keep_groups,
     )
-    for offset, slot in enumerate(request.preserve):
-        yield Step(Dup(slot, 3 + offset), "preserved descriptors")
+    for number, slot in request.preserve.items():
+        yield Step(Dup(slot, number), "preserved descriptors")
     yield compile_process.execve(process)

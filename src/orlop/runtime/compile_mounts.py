@@ -15,6 +15,7 @@ from orlop.runtime import mount_options
 from orlop.runtime.compile_layout import (
     AT_EMPTY_PATH,
     AT_RECURSIVE,
+    AT_SYMLINK_NOFOLLOW,
     NONE,
     O_DIRECTORY,
     O_NOFOLLOW,
@@ -40,6 +41,8 @@ from orlop.runtime.mount_options import (
     Options,
 )
 from orlop.runtime.ops import (
+    Close,
+    CopyMode,
     Copyup,
     Fsconfig,
     Fsmount,
@@ -53,6 +56,7 @@ from orlop.runtime.ops import (
     Symlink,
     Target,
 )
+from orlop.runtime.optable import SKIP_MISSING
 from orlop.runtime.plan import Step
 from orlop.spec.errors import InvalidArgument
 from orlop.spec.runtime import IDMapping, RuntimeSpec
@@ -76,6 +80,8 @@ class Prepared(msgspec.Struct, frozen=True):
     source: str
     opened: int = NONE
     idmap: int = NONE
+    link: str = ""  # what the link at the source says, where it is made again
+    again: bool = False  # the same file system has been mounted there before
 
     @property
     def origin(self) -> str:
@@ -91,6 +97,12 @@ class Prepared(msgspec.Struct, frozen=True):
     def change_only(self) -> bool:
         """Whether it changes what is mounted there already."""
         return bool(self.options.flags & MS_REMOUNT) or (not self.mount.type and not self.options.bind)
+
+    @property
+    def keeps_peers(self) -> bool:
+        """Whether what is mounted at the source is to appear here: it is copied before the namespace's propagation
+        is changed."""
+        return any(flags & (MS_SHARED | MS_SLAVE) for flags in self.options.propagation)
 
     @property
     def strict(self) -> int:
@@ -111,15 +123,35 @@ def clean(path: str) -> str:
 
 
 def prepare(
-    spec: RuntimeSpec, bundle: str, slots: Layout, outside: bool, idmaps: dict[str, int]
+    spec: RuntimeSpec,
+    bundle: str,
+    slots: Layout,
+    outside: bool,
+    idmaps: dict[str, int],
+    links: dict[int, str],
+    own_network: bool = True,
 ) -> tuple[Prepared, ...]:
     """Check and sort out every mount. `outside`: trees are to be opened before the user namespace is entered, as
-    many as there are slots. `idmaps` tells the slots of user namespaces by `idmap_key`."""
+    many as there are slots. `idmaps` tells the slots of user namespaces by `idmap_key`, `links`
+    what the links say that are to be made again, by index. sysfs shows the network namespace, and only its owner may
+    mount it: in a user namespace without one of its own (not `own_network`), the host's is bound."""
     next_slot, result = slots.sources, list[Prepared]()
     for index, mount in enumerate(spec.mounts):
+        if mount.type == "sysfs" and outside and not own_network:
+            mount = msgspec.structs.replace(mount, type="bind", source="/sys")
         item = _prepared(index, mount, bundle)
         key = idmap_key(spec, index)
-        if item.options.bind and not item.options.flags & MS_REMOUNT and (outside or key) and next_slot < SLOTS:
+        if index in links:
+            result.append(msgspec.structs.replace(item, link=links[index]))
+            continue
+        if item.options.target_itself and any(i.strict and item.target.startswith(i.target + "/") for i in result):
+            where = f"mounts[{index}].options"  # what the kernel says there in links would be covered by an image's
+            raise InvalidArgument(f"{where}: dest-nofollow is not for {item.target}, which the kernel makes")
+        if not item.options.bind:
+            again = any(not i.options.bind and (i.target, i.mount.type) == (item.target, mount.type) for i in result)
+            item = msgspec.structs.replace(item, again=again)
+        early = outside or bool(key) or item.keeps_peers
+        if item.options.bind and not item.options.flags & MS_REMOUNT and early and next_slot < SLOTS:
             item = msgspec.structs.replace(item, opened=next_slot)
             next_slot += 1
         if key:
@@ -136,9 +168,9 @@ def _prepared(index: int, mount: MountSpec, bundle: str) -> Prepared:
         if "\0" in value:
             raise InvalidArgument(f"{where}.{name}: has a NUL character in it")
     target = clean(mount.destination)
-    if not mount.destination or target == "/":
-        raise InvalidArgument(f"{where}.destination: {mount.destination!r} is not a path inside the root")
     options = mount_options.parse(mount.options, f"{where}.options", bind=mount.type == "bind")
+    if not mount.destination or (target == "/" and (not options.bind or options.flags & MS_REMOUNT)):
+        raise InvalidArgument(f"{where}.destination: {mount.destination!r} is not a path inside the root")
     _check(mount, options, where)
     source = mount.source
     if options.bind and not options.flags & MS_REMOUNT:
@@ -158,6 +190,9 @@ def _check(mount: MountSpec, options: Options, where: str) -> None:
     if (mount.uid_mappings or mount.gid_mappings) and not (mount.uid_mappings and mount.gid_mappings):
         missing = "gidMappings" if mount.uid_mappings else "uidMappings"
         raise InvalidArgument(f"{where}.{missing}: uidMappings and gidMappings go together")
+    for name in ("copy-symlink", "dest-nofollow", "src-nofollow"):
+        if name in mount.options and not options.bind:
+            raise InvalidArgument(f"{where}.options: {name} is for bind mounts only")
     if (options.id_map or mount.uid_mappings) and not options.bind:
         raise InvalidArgument(f"{where}: ids are mapped on bind mounts only")
 
@@ -180,6 +215,10 @@ def idmap_of(spec: RuntimeSpec, index: int) -> tuple[tuple[IDMapping, ...], tupl
     mount = spec.mounts[index]
     if mount.uid_mappings or mount.gid_mappings:
         return mount.uid_mappings, mount.gid_mappings
+    ranges = mount_options.id_ranges(mount.options, f"mounts[{index}].options")
+    if ranges is not None:
+        uids, gids = (tuple(IDMapping(container_id=c, host_id=h, size=n) for c, h, n in side) for side in ranges)
+        return uids, gids
     if "idmap" not in mount.options and "ridmap" not in mount.options:
         return None
     linux = spec.linux
@@ -203,7 +242,8 @@ def open_sources(prepared: tuple[Prepared, ...]) -> Iterator[Step]:
 
 
 def _clone_flags(item: Prepared) -> int:
-    return OPEN_TREE_CLONE | (AT_RECURSIVE if item.options.flags & MS_REC else 0)
+    itself = AT_SYMLINK_NOFOLLOW if item.options.source_itself else 0
+    return OPEN_TREE_CLONE | itself | (AT_RECURSIVE if item.options.flags & MS_REC else 0)
 
 
 # --- the root
@@ -236,6 +276,9 @@ def root_steps(spec: RuntimeSpec, slots: Layout, path: str | None, target: str) 
     if flags & MS_SHARED:
         # Nor must the container's own mounts appear there: the root gets peers of its own at the end.
         yield Step(MountSetattr(slots.root, AT_EMPTY_PATH | AT_RECURSIVE, 0, 0, MS_PRIVATE, NONE), origin)
+    elif path is None:
+        # A tree that was copied outside is still a peer of the host's: what is mounted in it would appear there.
+        yield Step(MountSetattr(slots.root, AT_EMPTY_PATH | AT_RECURSIVE, 0, 0, first & ~MS_REC, NONE), origin)
 
 
 def root_propagation(spec: RuntimeSpec) -> Iterator[Step]:
@@ -243,20 +286,25 @@ def root_propagation(spec: RuntimeSpec) -> Iterator[Step]:
     assert spec.linux is not None
     if spec.linux.rootfs_propagation:
         flags = ROOTFS_PROPAGATION[spec.linux.rootfs_propagation]
+        if flags & (MS_PRIVATE | MS_SLAVE):  # all beneath has been so from the start, but where a mount says otherwise
+            flags &= ~MS_REC
         yield Step(Propagation(NONE, "/", flags), f"linux.rootfsPropagation ({spec.linux.rootfs_propagation})")
 
 
 # --- mounts
 
 
-def mount_steps(item: Prepared, slots: Layout, slave: bool) -> Iterator[Step]:
-    """One mount, but for those of control groups. `slave`: a tree opened outside must not lead back to the host."""
+def mount_steps(item: Prepared, slots: Layout, peers: int) -> Iterator[Step]:
+    """One mount, but for those of control groups. `peers`: the propagation of a tree that was opened outside, so that
+    it does not lead back to the host; 0 leaves it."""
     options = item.options
-    if item.change_only:
+    if item.link:
+        yield Step(Symlink(slots.root, item.target, item.link), item.origin)
+    elif item.change_only:
         yield from _change(item, slots)
     elif options.bind:
-        yield from _bind(item, slots, slave)
-    elif options.copy_up or len(",".join(options.data)) > _DATA_MAX:
+        yield from _bind(item, slots, peers)
+    elif options.copy_up or item.again or len(",".join(options.data)) > _DATA_MAX:
         yield from _configured(item, slots)
     else:
         yield from _classic(item, slots)
@@ -264,12 +312,18 @@ def mount_steps(item: Prepared, slots: Layout, slave: bool) -> Iterator[Step]:
 
 def _classic(item: Prepared, slots: Layout) -> Iterator[Step]:
     options, root, origin = item.options, slots.root, item.origin
-    yield Step(Target(root, item.target, NONE), origin)
+    like_below = item.mount.type == "tmpfs" and not any(entry.startswith("mode=") for entry in options.data)
+    if like_below:  # a directory that is there keeps its mode, so that /tmp stays everybody's
+        yield Step(Close(slots.file), origin)
+        yield Step(Open(slots.file, root, item.target, O_PATH | O_DIRECTORY, 0, 0), origin, SKIP_MISSING)
+    yield Step(Target(root, item.target, NONE, 0), origin)
     if item.mount.type in _STRICT:
         yield Step(Open(slots.tree, root, item.target, O_PATH | O_NOFOLLOW | O_DIRECTORY, 0, 0), origin)
     flags = options.flags & ~MS_RDONLY if item.held_writable else options.flags
     source = item.mount.source or item.mount.type
     yield Step(Mount(source, root, item.target, item.mount.type, flags, ",".join(options.data)), origin)
+    if like_below:
+        yield Step(CopyMode(slots.file, root, item.target), origin)
     if options.recursive:
         yield Step(OpenTree(slots.tree, root, item.target, 0), origin)
         yield _setattr(slots.tree, options.recursive, origin, True)
@@ -290,7 +344,7 @@ def _change(item: Prepared, slots: Layout) -> Iterator[Step]:
 def _configured(item: Prepared, slots: Layout) -> Iterator[Step]:
     """Through fsopen: what is mounted can be filled before it is seen, and its options are not bound to one page."""
     origin, options, root = item.origin, item.options, slots.root
-    yield Step(Target(root, item.target, NONE), origin)
+    yield Step(Target(root, item.target, NONE, 0), origin)
     yield Step(Fsopen(slots.file, item.mount.type), origin)
     yield Step(Fsconfig(slots.file, _FSCONFIG_STRING, "source", item.mount.source or item.mount.type), origin)
     for entry in options.data:
@@ -310,23 +364,37 @@ def _configured(item: Prepared, slots: Layout) -> Iterator[Step]:
         yield Step(Propagation(root, item.target, propagation), origin)
 
 
-def _bind(item: Prepared, slots: Layout, slave: bool) -> Iterator[Step]:
-    origin, options, root = item.origin, item.options, slots.root
+def _bind(item: Prepared, slots: Layout, peers: int) -> Iterator[Step]:
+    origin, options = item.origin, item.options
     tree = item.opened
     if tree == NONE:
         tree = slots.tree
         yield Step(OpenTree(tree, NONE, item.source, _clone_flags(item)), origin)
-    yield Step(Target(root, item.target, tree), origin)
-    yield Step(MoveMount(tree, root, item.target), origin)
+    yield from _attached(item, slots, tree)
     # After it is attached: before Linux 5.12 these are remounts, which want a mount of the namespace.
-    if item.opened != NONE and slave:
-        yield _propagation(tree, MS_SLAVE | MS_REC, origin)
+    if item.opened != NONE and peers and not item.keeps_peers:
+        yield _propagation(tree, peers | MS_REC, origin)
     if options.attributes:
         yield _setattr(tree, options.attributes, origin)
     if options.recursive:
         yield _setattr(tree, options.recursive, origin, True)
     for propagation in options.propagation:
         yield _propagation(tree, propagation, origin)
+
+
+def _attached(item: Prepared, slots: Layout, tree: int) -> Iterator[Step]:
+    origin, root = item.origin, slots.root
+    if item.target == "/":  # it covers the root, and becomes it: what follows is mounted in it
+        yield Step(MoveMount(tree, root, ""), origin)
+        yield Step(OpenTree(root, tree, "", 0), origin)
+        return
+    if not item.options.target_itself:
+        yield Step(Target(root, item.target, tree, 0), origin)
+        yield Step(MoveMount(tree, root, item.target), origin)
+        return
+    yield Step(Target(root, item.target, tree, O_NOFOLLOW), origin)
+    yield Step(Open(slots.file, root, item.target, O_PATH | O_NOFOLLOW, 0, 0), origin)
+    yield Step(MoveMount(tree, slots.file, ""), origin)
 
 
 def _setattr(slot: int, change: Attributes, origin: str, recursive: bool = False) -> Step:
@@ -380,14 +448,14 @@ def cgroup_steps(
     """A mount of type cgroup: v2 where `unified_group` names the container's directory in it and nothing else is
     there, else a small tmpfs with one directory for each hierarchy."""
     origin, root, flags = item.origin, slots.root, item.options.flags & ~MS_RDONLY
-    yield Step(Target(root, item.target, NONE), origin)
+    yield Step(Target(root, item.target, NONE, 0), origin)
     if not found:
         yield from _hierarchy(item, slots, item.target, Hierarchy("", "cgroup2", "", (), unified_group), namespaced)
         return
     yield Step(Mount("tmpfs", root, item.target, "tmpfs", flags, "mode=755,size=64k"), origin)
     for hierarchy in found:
         target = f"{item.target}/{hierarchy.name}"
-        yield Step(Target(root, target, NONE), origin)
+        yield Step(Target(root, target, NONE, 0), origin)
         yield from _hierarchy(item, slots, target, hierarchy, namespaced)
         for link in hierarchy.links:
             yield Step(Symlink(root, f"{item.target}/{link}", hierarchy.name), origin)

@@ -217,8 +217,10 @@ def process_steps(
     death_signal: int,
     clamp: bool,
     init: bool,
+    keep_groups: bool = False,
 ) -> Iterator[Step]:
-    """From a privileged process in place to one that only has to call execve."""
+    """From a privileged process in place to one that only has to call execve. `keep_groups`: without groups of its own
+    it keeps those of the caller."""
     sets = capability_sets(process.capabilities, available(host, user_namespace))
     yield from schedule.steps(process, linux, init)
     yield from _rlimits(process, host, clamp)
@@ -226,7 +228,7 @@ def process_steps(
         yield Step(Prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "process.noNewPrivileges")
     yield Step(Chdir(NONE, process.cwd), f"process.cwd ({process.cwd})")
     yield Step(BoundingSet(sets.bounding), "process.capabilities.bounding")
-    yield from _identity(process)
+    yield from _identity(process, keep_groups)
     early = _SYS_ADMIN if filter_ is not None and not process.no_new_privileges else 0
     origin = "process.capabilities.permitted"
     yield Step(Capset(sets.permitted | early, sets.effective | early, sets.inheritable), origin)
@@ -240,10 +242,11 @@ def process_steps(
             yield Step(Capset(sets.permitted, sets.effective, sets.inheritable), origin)
 
 
-def _identity(process: Process) -> Iterator[Step]:
+def _identity(process: Process, keep_groups: bool) -> Iterator[Step]:
     user = process.user
     yield Step(Prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0), "process.user")
-    yield Step(Groups(user.additional_gids), "process.user.additionalGids")
+    if user.additional_gids or not keep_groups:
+        yield Step(Groups(user.additional_gids), "process.user.additionalGids")
     yield Step(SetIds(user.uid, user.gid), f"process.user ({user.uid}:{user.gid})")
     yield Step(Prctl(PR_SET_KEEPCAPS, 0, 0, 0, 0), "process.user")
     yield Step(Umask(DEFAULT_UMASK if user.umask is None else user.umask), "process.user.umask")

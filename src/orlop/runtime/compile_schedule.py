@@ -11,6 +11,7 @@ from orlop.runtime.ops import Affinity, IoPriority, MemoryPolicy, Personality, S
 from orlop.runtime.plan import Step
 from orlop.spec.errors import InvalidArgument
 from orlop.spec.runtime import Linux, Process
+from orlop.spec.runtime import Scheduler as SchedulerSpec
 
 POLICIES: dict[str, int] = {
     "SCHED_OTHER": 0, "SCHED_FIFO": 1, "SCHED_RR": 2, "SCHED_BATCH": 3, "SCHED_ISO": 4, "SCHED_IDLE": 5,
@@ -32,6 +33,7 @@ MEMORY_FLAGS: dict[str, int] = {
     "MPOL_F_NUMA_BALANCING": 1 << 13,
 }
 _MOST_CPUS = 8192
+_LEAST_TIME, _MOST_TIME = 1024, (1 << 63) - 1  # sched(7): nanoseconds of SCHED_DEADLINE
 
 
 def check(process: Process) -> None:
@@ -80,27 +82,48 @@ def _scheduler(process: Process) -> Scheduler:
     flags = 0
     for index, name in enumerate(wanted.flags):
         flags |= _lookup(SCHEDULER_FLAGS, name, f"{where}.flags[{index}]")
-    for name, value, low, high in (
-        ("nice", wanted.nice, -20, 19),
-        ("priority", wanted.priority, 0, 99),
-        ("runtime", wanted.runtime, 0, (1 << 64) - 1),
-        ("deadline", wanted.deadline, 0, (1 << 64) - 1),
-        ("period", wanted.period, 0, (1 << 64) - 1),
-    ):
+    for name, value, low, high in (("nice", wanted.nice, -20, 19), ("priority", wanted.priority, 0, 99)):
         if not low <= value <= high:
             raise InvalidArgument(f"{where}.{name}: {value} is not between {low} and {high}")
-    _check_policy(wanted.policy, wanted.priority, wanted.nice, bool(wanted.runtime or wanted.deadline or wanted.period))
-    return Scheduler(policy, flags, wanted.nice, wanted.priority, wanted.runtime, wanted.deadline, wanted.period)
+    _check_policy(wanted)
+    return Scheduler(
+        policy, flags, wanted.nice, wanted.priority, wanted.runtime or 0, wanted.deadline or 0, wanted.period or 0
+    )
 
 
-def _check_policy(policy: str, priority: int, nice: int, timed: bool) -> None:
-    where = "process.scheduler"
-    if priority and policy not in ("SCHED_FIFO", "SCHED_RR"):
+def _check_policy(wanted: SchedulerSpec) -> None:
+    where, policy = "process.scheduler", wanted.policy
+    if wanted.priority and policy not in ("SCHED_FIFO", "SCHED_RR"):
         raise InvalidArgument(f"{where}.priority: is for SCHED_FIFO and SCHED_RR only")
-    if nice and policy not in ("SCHED_OTHER", "SCHED_BATCH"):
+    if wanted.nice and policy not in ("SCHED_OTHER", "SCHED_BATCH"):
         raise InvalidArgument(f"{where}.nice: is for SCHED_OTHER and SCHED_BATCH only")
-    if timed and policy != "SCHED_DEADLINE":
+    if policy == "SCHED_DEADLINE":
+        _check_deadline(wanted)
+    elif wanted.runtime or wanted.deadline or wanted.period:
         raise InvalidArgument(f"{where}: runtime, deadline and period are for SCHED_DEADLINE only")
+
+
+def _check_deadline(wanted: SchedulerSpec) -> None:
+    """What the kernel would refuse with a bare EINVAL (sched(7), "SCHED_DEADLINE"); nanoseconds."""
+    runtime, deadline, period = wanted.runtime, wanted.deadline, wanted.period
+
+    def wrong(name: str, text: str) -> InvalidArgument:
+        return InvalidArgument(f"process.scheduler.{name}: sched_setattr: `SCHED_DEADLINE` {text}")
+
+    for name, value in (("runtime", runtime), ("deadline", deadline)):
+        if value is None:
+            raise wrong(name, f"requires `{name}`")
+        if value == 0:
+            raise wrong(name, f"{name} must be greater than 0")
+    assert runtime is not None
+    assert deadline is not None
+    for name, value in (("runtime", runtime), ("deadline", deadline), ("period", period or _LEAST_TIME)):
+        if not _LEAST_TIME <= value <= _MOST_TIME:
+            raise wrong(name, f"{name} ({value}) must be between {_LEAST_TIME} and {_MOST_TIME}")
+    if runtime > deadline:
+        raise wrong("runtime", f"runtime ({runtime}) must be <= deadline ({deadline})")
+    if period and deadline > period:
+        raise wrong("deadline", f"deadline ({deadline}) must be <= period ({period})")
 
 
 def _io_priority(process: Process) -> int:

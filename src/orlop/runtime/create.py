@@ -13,6 +13,7 @@ from orlop.cgroups import apply as cgroups
 from orlop.cgroups import driver
 from orlop.cgroups.units import Place
 from orlop.runtime import hooks, idmaps
+from orlop.runtime.annotations import SECCOMP_UNKNOWN, is_set
 from orlop.runtime.children import children
 from orlop.runtime.compile import CreateRequest, Terminal, compile_create
 from orlop.runtime.compile_cgroups import joins_early
@@ -36,7 +37,8 @@ if TYPE_CHECKING:
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
     """How to create. `console` is a connected socket that the terminal's master is sent over; `on_console` takes the
-    master instead. `preserve` are descriptors that the process gets as 3, 4, ... `start`: run through at once, instead
+    master instead. `preserve` are descriptors that the process gets by
+    the same numbers. `start`: run through at once, instead
     of waiting for `start`. `warn` is told what had to be left out."""
 
     bundle: str
@@ -67,6 +69,7 @@ def plan_of(
     spec: RuntimeSpec, bundle: str, identifier: str, host: Host, seccomp_cache: str, systemd: bool = False
 ) -> Plan:
     """The plan that `create` would run, with nothing made."""
+    spec = idmaps.with_mappings(spec)
     place = place_of(spec, identifier, systemd)
     request = CreateRequest(
         id=identifier,
@@ -77,6 +80,7 @@ def plan_of(
         await_start_slot=0,
         terminal="sync" if spec.process is not None and spec.process.terminal else "none",
         idmaps=_idmap_slots(spec, 1),
+        links=_links(spec, bundle),
         netlink_slot=_netlink_slot(spec, 1 + len(_idmap_slots(spec, 1))),
     )
     return compile_create(spec, host, request)
@@ -87,6 +91,18 @@ def _idmap_slots(spec: RuntimeSpec, first: int) -> dict[str, int]:
 
     keys = [idmap_key(spec, index) for index in range(len(spec.mounts))]
     return {key: first + i for i, key in enumerate(dict.fromkeys(key for key in keys if key))}
+
+
+def _links(spec: RuntimeSpec, bundle: str) -> dict[int, str]:
+    """What the sources with copy-symlink say, where they are links."""
+    found = {}
+    for index, mount in enumerate(spec.mounts):
+        if "copy-symlink" in mount.options:
+            try:
+                found[index] = os.readlink(os.path.join(bundle, mount.source))
+            except OSError:  # not a link, or not there: bound, or told then
+                continue
+    return found
 
 
 def _netlink_slot(spec: RuntimeSpec, free: int) -> int | None:
@@ -101,6 +117,10 @@ def seccomp_program(spec: RuntimeSpec, cache: str) -> Filter | None:
     """The assembled filter, or None where the configuration has none."""
     if spec.linux is None or spec.linux.seccomp is None:
         return None
+    if is_set(spec.annotations, SECCOMP_UNKNOWN):
+        from orlop.seccomp.assemble import refuse_unknown
+
+        refuse_unknown(spec.linux.seccomp)
     from orlop.seccomp.cache import program
 
     return program(spec.linux.seccomp, cache)
@@ -114,6 +134,7 @@ def create(store: Store, options: Options) -> Record:
     if spec.process is not None:
         process = msgspec.structs.replace(spec.process, env=spec.process.env + options.environment)
         spec = msgspec.structs.replace(spec, process=with_home(process, record.rootfs))
+    spec = idmaps.with_mappings(spec)
     making = _Making(store, options, spec, host, record)
     # whatever is wrong in the configuration shows before anything is made
     making.compile(dry=True)
@@ -223,7 +244,7 @@ class _Making:
         options, process = self.options, self.spec.process
         start = None if options.start else self._inherit(None if dry else self._fifo())
         console = None if options.console is None else self._inherit(options.console, mine=False)
-        preserve = tuple(self._inherit(fd, mine=False) for fd in options.preserve)
+        preserve = {fd: self._inherit(fd, mine=False) for fd in options.preserve}
         idmapped = self._idmaps(dry)
         request = CreateRequest(
             id=options.id,
@@ -234,6 +255,7 @@ class _Making:
             terminal=self._terminal() if process is not None and process.terminal else "none",
             preserve=preserve,
             idmaps=idmapped,
+            links=_links(self.spec, options.bundle),
             netlink_slot=_netlink_slot(self.spec, len(self.inherited) + len(idmapped)),
             pivot=options.pivot,
             keyring=options.keyring,
@@ -264,7 +286,7 @@ class _Making:
         return len(self.inherited) - 1
 
     def _idmaps(self, dry: bool) -> dict[str, int]:
-        if not any(mount.uid_mappings or {"idmap", "ridmap"} & set(mount.options) for mount in self.spec.mounts):
+        if not any(mount.uid_mappings or "idmap" in "".join(mount.options) for mount in self.spec.mounts):
             return {}
         if dry:
             return _idmap_slots(self.spec, len(self.inherited))

@@ -14,6 +14,7 @@ from orlop.runtime.compile_process import Filter, available, ungranted
 from orlop.runtime.facts import Host
 from orlop.runtime.home import with_home
 from orlop.runtime.host import probe_host
+from orlop.runtime.idmaps import with_mappings
 from orlop.runtime.launch import launch
 from orlop.runtime.state import Record, Store, state, status
 from orlop.runtime.streams import own_streams
@@ -37,6 +38,7 @@ def execute(store: Store, record: Record, spec: RuntimeSpec, process: Process, o
     host = probe_host()
     _check_running(record, host, options.ignore_paused)
     process = with_home(process, f"/proc/{record.init_process_pid}/root")
+    spec = with_mappings(spec)
     linux = spec.linux or Linux()
     own = any(namespace.type == "user" for namespace in linux.namespaces)
     for name in ungranted(process.capabilities, available(host, own)):
@@ -58,7 +60,7 @@ def execute(store: Store, record: Record, spec: RuntimeSpec, process: Process, o
             await_cgroup=record.place.ushered,
             terminal=_terminal(process, options),
             console_slot=None if options.console is None else _append(inherit, options.console),
-            preserve=tuple(_append(inherit, fd) for fd in options.preserve),
+            preserve={fd: _append(inherit, fd) for fd in options.preserve},
         )
         plan = compile_exec(spec, process, host, request)
         own_streams(process.user, linux)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import select
 import signal
+from collections.abc import Iterable
 
+from orlop.runtime.annotations import HOOKS_STDERR, HOOKS_STDOUT
 from orlop.runtime.children import children
 from orlop.spec.document import encode
 from orlop.spec.errors import DeadlineExceeded, FailedPrecondition, from_os
@@ -15,7 +17,7 @@ from orlop.spec.runtime import Hook, State
 def run_hooks(hooks: tuple[Hook, ...], where: str, state: State) -> None:
     """Run all of them. Raises with the JSON path of the first one that fails."""
     for index, hook in enumerate(hooks):
-        _run(hook, f"{where}[{index}] ({hook.path})", encode(state))
+        _run(hook, f"{where}[{index}] ({hook.path})", state)
 
 
 def run_all_hooks(hooks: tuple[Hook, ...], where: str, state: State) -> list[str]:
@@ -23,26 +25,49 @@ def run_all_hooks(hooks: tuple[Hook, ...], where: str, state: State) -> list[str
     errors = []
     for index, hook in enumerate(hooks):
         try:
-            _run(hook, f"{where}[{index}] ({hook.path})", encode(state))
+            _run(hook, f"{where}[{index}] ({hook.path})", state)
         except (FailedPrecondition, DeadlineExceeded, OSError) as error:
             errors.append(str(error))
     return errors
 
 
-def _run(hook: Hook, where: str, state: bytes) -> None:
+def open_streams(annotations: dict[str, str]) -> tuple[int | None, int | None]:
+    """Where hooks write instead of to the runtime's own streams: files that the annotations name, opened to append."""
+    opened: list[int | None] = []
+    for name in (HOOKS_STDOUT, HOOKS_STDERR):
+        path = annotations.get(name, "")
+        try:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOCTTY
+            opened.append(os.open(path, flags, 0o600) if path else None)
+        except OSError as error:
+            close_streams(opened)
+            raise FailedPrecondition(f"annotations['{name}']: {from_os(error, 'open')}") from error
+    return opened[0], opened[1]
+
+
+def close_streams(streams: Iterable[int | None]) -> None:
+    for fd in streams:
+        if fd is not None:
+            os.close(fd)
+
+
+def _run(hook: Hook, where: str, state: State) -> None:
     stdin = os.memfd_create("state")
+    streams: tuple[int | None, int | None] = (None, None)
     try:
-        os.write(stdin, state)
+        os.write(stdin, encode(state))
         os.lseek(stdin, 0, os.SEEK_SET)
+        streams = open_streams(state.annotations)
+        stdio = (stdin, 1 if streams[0] is None else streams[0], 2 if streams[1] is None else streams[1])
         # without an environment of its own a hook gets the runtime's, as with the other runtimes
         own = dict(entry.split("=", 1) for entry in hook.env if "=" in entry)
         environment = own if hook.env else dict(os.environ)
-        pid = children().hook(hook.path, list(hook.args) or [hook.path], environment, stdin)
+        pid = children().hook(hook.path, list(hook.args) or [hook.path], environment, stdio)
     except OSError as error:
         kind = from_os(error, where)
         raise FailedPrecondition(str(kind)) from error
     finally:
-        os.close(stdin)
+        close_streams((stdin, *streams))
     _wait(pid, hook.timeout, where)
 
 
@@ -59,4 +84,6 @@ def _wait(pid: int, timeout: int | None, where: str) -> None:
             raise DeadlineExceeded(f"{where}: timed out after {timeout} s")
     code = os.waitstatus_to_exitcode(children().wait(pid)[1])
     if code:
-        raise FailedPrecondition(f"{where}: {f'exit status {code}' if code > 0 else f'killed by signal {-code}'}")
+        how = f"failed with exit code {code}" if code > 0 else f"was killed by signal {-code}"
+        kind = where.partition("[")[0].removeprefix("hooks.")
+        raise FailedPrecondition(f"{where}: {kind} hook {how}")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+import msgspec
+
 from orlop.runtime import compile_mounts
 from orlop.runtime.children import children
 from orlop.runtime.launch import launch
@@ -28,6 +30,48 @@ def write_maps(pid: int, uids: Mappings, gids: Mappings) -> None:
                 os.close(fd)
         except OSError as error:
             raise from_os(error, f"linux.{field}: write") from error
+
+
+def with_mappings(spec: RuntimeSpec) -> RuntimeSpec:
+    """The configuration where a new user namespace has mappings: without any, the caller's own id is the container's
+    root, and his subordinate ids (subuid(5), subgid(5)) follow it."""
+    linux = spec.linux
+    if linux is None or not any(n.type == "user" and not n.path for n in linux.namespaces):
+        return spec
+    changes = {}
+    if not linux.uid_mappings:
+        changes["uid_mappings"] = default_mappings(os.geteuid(), "/etc/subuid")
+    if not linux.gid_mappings:
+        changes["gid_mappings"] = default_mappings(os.getegid(), "/etc/subgid")
+    return msgspec.structs.replace(spec, linux=msgspec.structs.replace(linux, **changes)) if changes else spec
+
+
+def default_mappings(own: int, file: str) -> Mappings:
+    """The mappings that somebody has who names none."""
+    result = [IDMapping(container_id=0, host_id=own, size=1)]
+    for first, size in _subordinate(file):
+        result.append(IDMapping(container_id=sum(m.size for m in result), host_id=first, size=size))
+    return tuple(result)
+
+
+def _subordinate(file: str) -> list[tuple[int, int]]:
+    """The ranges that a file hands to this user, by name or number."""
+    import pwd
+
+    uid = os.geteuid()
+    try:
+        names = {str(uid), pwd.getpwuid(uid).pw_name}
+    except KeyError:
+        names = {str(uid)}
+    try:
+        with open(file, encoding="utf-8", errors="surrogateescape") as lines:
+            fields = [line.strip().split(":") for line in lines]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise from_os(error, "read") from error
+    ranges = [(int(f[1]), int(f[2])) for f in fields if len(f) == 3 and f[0] in names and (f[1] + f[2]).isdigit()]
+    return [(first, size) for first, size in ranges if size > 0]
 
 
 def user_namespaces(spec: RuntimeSpec) -> dict[str, int]:

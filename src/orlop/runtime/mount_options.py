@@ -90,11 +90,14 @@ ATTRIBUTES: dict[str, tuple[int, int]] = {
     "symfollow": (0, ATTR_NOSYMFOLLOW),
 }
 RECURSIVE: dict[str, tuple[int, int]] = {"r" + name: pair for name, pair in ATTRIBUTES.items()}
-OTHERS = ("idmap", "ridmap", "tmpcopyup")
+OTHERS = ("copy-symlink", "dest-nofollow", "idmap", "ridmap", "src-nofollow", "tmpcopyup")
 NAMES: tuple[str, ...] = tuple(sorted({*FLAGS, *PROPAGATION, *RECURSIVE, *OTHERS}))
 
 # what a bind mount has of its own; everything else belongs to the file system, which it shares
 _OF_A_BIND = {*ATTRIBUTES, "bind", "rbind", "defaults", "silent", "loud", "remount"}
+
+
+Ranges = tuple[tuple[int, int, int], ...]
 
 
 class Attributes(msgspec.Struct, frozen=True):
@@ -123,6 +126,9 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     data: tuple[str, ...] = ()
     copy_up: bool = False
     id_map: str = ""  # idmap, ridmap or neither
+    source_itself: bool = False  # a link is bound as a link
+    target_itself: bool = False  # a link at the destination is covered, not followed
+    copy_link: bool = False  # a link at the source is made again instead of bound
 
     @property
     def bind(self) -> bool:
@@ -148,7 +154,7 @@ def parse(options: tuple[str, ...], where: str, bind: bool = False) -> Options:
             propagation.append(PROPAGATION[name])
         elif name in RECURSIVE:
             recursive = recursive.then(RECURSIVE[name])
-        elif name not in OTHERS:
+        elif name.partition("=")[0] not in ("idmap", "ridmap") and name not in OTHERS:
             data.append(name)
     if flags & MS_BIND and not flags & MS_REMOUNT:
         _check_bind(options, where)
@@ -159,12 +165,48 @@ def parse(options: tuple[str, ...], where: str, bind: bool = False) -> Options:
         propagation=tuple(propagation),
         data=tuple(data),
         copy_up="tmpcopyup" in options,
-        id_map=next((name for name in ("ridmap", "idmap") if name in options), ""),
+        id_map=next((name for name in ("ridmap", "idmap") if _has(options, name)), ""),
+        source_itself="src-nofollow" in options,
+        target_itself="dest-nofollow" in options,
+        copy_link="copy-symlink" in options,
     )
+
+
+def _has(options: tuple[str, ...], name: str) -> bool:
+    return any(option.partition("=")[0] == name for option in options)
+
+
+def id_ranges(options: tuple[str, ...], where: str) -> tuple[Ranges, Ranges] | None:
+    """What `idmap=uids=0-1000-1#1-2000-10;gids=0-1000-1` says: container, host and size, for users and for groups.
+
+    crun's way to write a mount's uidMappings and gidMappings, which Podman uses. None where no option has ranges.
+    """
+    for index, option in enumerate(options):
+        name, equals, text = option.partition("=")
+        if name not in ("idmap", "ridmap") or not equals:
+            continue
+        sides = dict(part.partition("=")[::2] for part in text.split(";"))
+        if sides.keys() != {"uids", "gids"}:
+            raise InvalidArgument(f"{where}[{index}]: {option[:64]!r}: want uids=...;gids=...")
+        uids, gids = (_ranges(sides[side], f"{where}[{index}]: {side}") for side in ("uids", "gids"))
+        return uids, gids
+    return None
+
+
+def _ranges(text: str, where: str) -> Ranges:
+    result = []
+    for part in text.split("#"):
+        numbers = part.split("-")
+        if len(numbers) != 3 or not all(n.isascii() and n.isdigit() and len(n) < 11 for n in numbers):
+            raise InvalidArgument(f"{where}: {part[:40]!r} is not CONTAINER-HOST-SIZE")
+        result.append((int(numbers[0]), int(numbers[1]), int(numbers[2])))
+    return tuple(result)
 
 
 def _check_bind(options: tuple[str, ...], where: str) -> None:
     """The kernel would take options of the file system on a bind mount without a word and do nothing."""
     for index, name in enumerate(options):
+        if name.partition("=")[0] in ("idmap", "ridmap"):
+            continue
         if name not in _OF_A_BIND and name not in PROPAGATION and name not in RECURSIVE and name not in OTHERS:
             raise InvalidArgument(f"{where}[{index}]: {name[:64]!r} cannot be set on a bind mount")

@@ -124,11 +124,12 @@ class Mkdir(Op, frozen=True):
 
 
 class Target(Op, frozen=True):
-    """Make what a mount needs to stand on, with missing parents: a directory where slot `like` is a directory (or is -1), else an empty file; what exists is kept."""
+    """Make what a mount needs to stand on, with missing parents: a directory where slot `like` is a directory (or is -1), else an empty file; what exists is kept. With O_NOFOLLOW a link in the last place is what exists."""
 
     at: int
     path: str
     like: int
+    flags: int
 
 
 class Mknod(Op, frozen=True):
@@ -238,7 +239,7 @@ class MountSetattr(Op, frozen=True):
 
 
 class MoveMount(Op, frozen=True):
-    """Attach the slot's mount at a target."""
+    """Attach the slot's mount at a target; at >= 0 with an empty target takes the slot itself."""
 
     slot: int
     at: int
@@ -293,6 +294,14 @@ class Umount(Op, frozen=True):
     at: int
     path: str
     flags: int
+
+
+class CopyMode(Op, frozen=True):
+    """Give the directory at a path the mode of slot `like`."""
+
+    like: int
+    at: int
+    path: str
 
 
 class Pty(Op, frozen=True):
@@ -471,7 +480,7 @@ CODES: dict[int, tuple[type[Op], tuple[tuple[str, str], ...]]] = {
     21: (SetDomainname, (("name", "str"),)),
     22: (LinkUp, (("name", "str"),)),
     30: (Mkdir, (("at", "slot"), ("path", "str"), ("mode", "u32"), ("uid", "u32"), ("gid", "u32"),)),
-    31: (Target, (("at", "slot"), ("path", "str"), ("like", "slot"),)),
+    31: (Target, (("at", "slot"), ("path", "str"), ("like", "slot"), ("flags", "u32"),)),
     32: (Mknod, (("at", "slot"), ("path", "str"), ("mode", "u32"), ("major", "u32"), ("minor", "u32"), ("uid", "u32"), ("gid", "u32"),)),
     33: (Symlink, (("at", "slot"), ("path", "str"), ("target", "str"),)),
     34: (WriteFile, (("at", "slot"), ("path", "str"), ("flags", "u32"), ("magic", "u64"), ("data", "bytes"),)),
@@ -492,6 +501,7 @@ CODES: dict[int, tuple[type[Op], tuple[tuple[str, str], ...]]] = {
     51: (Chroot, (("root", "slot"),)),
     52: (Copyup, (("slot", "slot"), ("at", "slot"), ("path", "str"),)),
     53: (Umount, (("at", "slot"), ("path", "str"), ("flags", "u32"),)),
+    54: (CopyMode, (("like", "slot"), ("at", "slot"), ("path", "str"),)),
     60: (Pty, (("master", "fill"), ("slave", "fill"), ("at", "slot"), ("path", "str"), ("rows", "u32"), ("columns", "u32"), ("uid", "u32"),)),
     61: (Ctty, (("slot", "slot"),)),
     70: (SetIds, (("uid", "u32"), ("gid", "u32"),)),

@@ -72,7 +72,7 @@ TABLE: tuple[OpDef, ...] = (
     _op(22, "LinkUp", "name:str", "bring a network interface up (ioctl SIOCSIFFLAGS)"),
     # --- files
     _op(30, "Mkdir", "at:slot path:str mode:u32 uid:u32 gid:u32", "make a directory and its missing parents; an existing directory is kept as it is"),
-    _op(31, "Target", "at:slot path:str like:slot", "make what a mount needs to stand on, with missing parents: a directory where slot `like` is a directory (or is -1), else an empty file; what exists is kept"),
+    _op(31, "Target", "at:slot path:str like:slot flags:u32", "make what a mount needs to stand on, with missing parents: a directory where slot `like` is a directory (or is -1), else an empty file; what exists is kept. With O_NOFOLLOW a link in the last place is what exists"),
     _op(32, "Mknod", "at:slot path:str mode:u32 major:u32 minor:u32 uid:u32 gid:u32", "make a node, with missing parents; an existing node of the same type and number is kept"),
     _op(33, "Symlink", "at:slot path:str target:str", "make a symbolic link; an existing link with the same target is kept"),
     _op(34, "WriteFile", "at:slot path:str flags:u32 magic:u64 data:bytes", "open with O_WRONLY | flags and write all in one write(2); with magic != 0, only on a file system of that statfs type"),
@@ -86,7 +86,7 @@ TABLE: tuple[OpDef, ...] = (
     _op(43, "Fsmount", "slot:fill context:slot attributes:u32", "fsmount(2)"),
     _op(44, "OpenTree", "slot:fill at:slot path:str flags:u32", "open_tree(2); flags are OPEN_TREE_* and AT_*; at >= 0 with an empty path takes the slot itself"),
     _op(45, "MountSetattr", "slot:slot flags:u32 set:u64 clear:u64 propagation:u64 userns:slot", "mount_setattr(2) on the slot's mount; flags are AT_*; before Linux 5.12, remounts through mount(2) where that can say the same"),
-    _op(46, "MoveMount", "slot:slot at:slot target:str", "attach the slot's mount at a target"),
+    _op(46, "MoveMount", "slot:slot at:slot target:str", "attach the slot's mount at a target; at >= 0 with an empty target takes the slot itself"),
     _op(47, "Propagation", "at:slot path:str flags:u64", "mount(2) with MS_SHARED, MS_SLAVE, MS_PRIVATE or MS_UNBINDABLE, with MS_REC as given"),
     _op(48, "Mask", "at:slot path:str null:slot", "hide a path: an empty read-only tmpfs over a directory, a bind of slot `null`, which must be the null device, over a file; a missing path is right"),
     _op(49, "PivotRoot", "root:slot", "make the slot's mount the root and detach the old one, in this mount namespace alone"),
@@ -94,6 +94,7 @@ TABLE: tuple[OpDef, ...] = (
     _op(51, "Chroot", "root:slot", "chroot(2) into the slot"),
     _op(52, "Copyup", "slot:slot at:slot path:str", "copy the tree at a path into the slot's mount: directories, files, links and nodes with modes, owners and times (tmpcopyup)"),
     _op(53, "Umount", "at:slot path:str flags:u32", "umount2(2); with at >= 0 the last component is not followed"),
+    _op(54, "CopyMode", "like:slot at:slot path:str", "give the directory at a path the mode of slot `like`"),
     # --- terminals
     _op(60, "Pty", "master:fill slave:fill at:slot path:str rows:u32 columns:u32 uid:u32", "open a new pseudo-terminal from the ptmx at a path, unlock it, size it (0 leaves it) and give its slave to uid"),
     _op(61, "Ctty", "slot:slot", "make the slot the controlling terminal (TIOCSCTTY)"),

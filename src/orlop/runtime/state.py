@@ -75,7 +75,7 @@ class Store:
     def directory(self, identifier: str) -> str:
         """Where a container's files are. Raises InvalidArgument for a name that is none."""
         if not valid_id(identifier):
-            raise InvalidArgument(f"invalid container id: {identifier[:64]!r}")
+            raise InvalidArgument(_invalid_id(identifier))
         return os.path.join(self.root, identifier)
 
     def path(self, identifier: str, name: str) -> str:
@@ -161,6 +161,13 @@ class Store:
             return
         except OSError as error:
             raise from_os(error, "remove state") from error
+
+
+def _invalid_id(identifier: str) -> str:
+    wrong = next((c for c in identifier if c not in _ID_CHARACTERS), "") or identifier[:1]
+    if not identifier or len(identifier) > _ID_MAX:
+        return f"invalid container id: {identifier[:64]!r}: must have 1 to {_ID_MAX} characters"
+    return f"invalid container id: invalid character {wrong!r} in container ID {identifier[:64]!r}"
 
 
 def valid_id(identifier: str) -> bool:

@@ -98,13 +98,14 @@ class Rule(msgspec.Struct, frozen=True):
 
 
 def flags(seccomp: Seccomp) -> int:
-    """The flags for seccomp(2); `NEW_LISTENER` is among them where a rule notifies."""
+    """The flags for seccomp(2); `NEW_LISTENER` is among them where a rule notifies, or an agent is named: it is told
+    of every container, as with crun, and has nothing to do where no rule notifies."""
     bits = 0
     for index, name in enumerate(seccomp.flags):
         if name not in FLAGS:
             raise InvalidArgument(f"{_WHERE}.flags[{index}]: unknown flag {name[:64]!r}")
         bits |= FLAGS[name]
-    if any(rule.action == "SCMP_ACT_NOTIFY" for rule in seccomp.syscalls):
+    if seccomp.listener_path or any(rule.action == "SCMP_ACT_NOTIFY" for rule in seccomp.syscalls):
         bits |= NEW_LISTENER
         if bits & _TSYNC:  # the kernel takes both only with the third (Linux 5.7)
             bits |= _TSYNC_ESRCH
@@ -138,6 +139,20 @@ def assemble(seccomp: Seccomp) -> bytes:
         return _newer_calls(seccomp, _last_calls(rules, covered)) + program
     except OSError as error:
         raise Unimplemented(f"{_WHERE}: libseccomp: {error.strerror or error}") from error
+
+
+def refuse_unknown(seccomp: Seccomp) -> None:
+    """Raise InvalidArgument for the first name of a call that libseccomp does not know, whatever the architecture."""
+    from orlop.sys import libseccomp
+
+    for index, rule in enumerate(seccomp.syscalls):
+        for place, name in enumerate(rule.names):
+            try:
+                known = libseccomp.resolve(name) != libseccomp.UNKNOWN
+            except OSError as error:
+                raise Unimplemented(f"{_WHERE}: libseccomp: {error.strerror or error}") from error
+            if not known:
+                raise InvalidArgument(f"{_WHERE}.syscalls[{index}].names[{place}]: unknown system call {name[:64]!r}")
 
 
 def _within(where: str, act: Callable[..., None], *arguments: object) -> None:

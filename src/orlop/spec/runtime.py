@@ -72,9 +72,9 @@ class Scheduler(_Spec, frozen=True, kw_only=True):
     nice: int = 0
     priority: int = 0
     flags: tuple[str, ...] = ()
-    runtime: int = 0
-    deadline: int = 0
-    period: int = 0
+    runtime: int | None = None
+    deadline: int | None = None
+    period: int | None = None
 
 
 class IOPriority(_Spec, frozen=True, kw_only=True):

@@ -1,0 +1,71 @@
+"""GetContainerEvents: what happens to containers and sandboxes, as it happens.
+
+The engine's journal says it, whichever process did it. A subscriber is woken by what this daemon does, and looks by
+itself every now and then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from orlop._stubs.cri import api_pb2 as api
+from orlop.cri import answers, containers
+from orlop.cri.node import Node
+from orlop.engine import events
+from orlop.engine.records import Container, Event
+from orlop.spec.errors import NotFound
+
+_LOOK = 0.5  # seconds between looks at what others have done
+_TYPES = {
+    "create": api.CONTAINER_CREATED_EVENT,
+    "start": api.CONTAINER_STARTED_EVENT,
+    "die": api.CONTAINER_STOPPED_EVENT,
+    "destroy": api.CONTAINER_DELETED_EVENT,
+}
+
+
+async def stream(node: Node, request: api.GetEventsRequest) -> AsyncIterator[api.ContainerEventResponse]:
+    """Events from now on, without end."""
+    last = await node.call(events.last, node.engine.database)
+    while True:
+        with node.woken() as woken:
+            found = await node.call(events.since, node.engine.database, node.engine.namespace, last)
+            for number, event in found:
+                last = number
+                message = await node.call(_message, node, event)
+                if message is not None:
+                    yield message
+            if not found:
+                try:
+                    async with asyncio.timeout(_LOOK):
+                        await woken.wait()
+                except TimeoutError:
+                    continue
+
+
+def _message(node: Node, event: Event) -> api.ContainerEventResponse | None:
+    """None for what the interface has no word for."""
+    if event.type != "container" or event.action not in _TYPES:
+        return None
+    message = api.ContainerEventResponse(
+        container_id=event.id,
+        container_event_type=_TYPES[event.action],
+        created_at=answers.nanoseconds(event.time),
+    )
+    sandbox = _sandbox(node, event.id)
+    if sandbox is not None:
+        message.pod_sandbox_status.CopyFrom(answers.pod_sandbox_status(sandbox))
+        for container in node.engine.pods.containers(sandbox.id):
+            try:
+                message.containers_statuses.append(containers.full_status(node, container))
+            except NotFound:
+                continue
+    return message
+
+
+def _sandbox(node: Node, identifier: str) -> Container | None:
+    found = node.engine.containers.store.get(identifier)
+    if found is None or found.config.pod is None or not found.config.pod.sandbox:
+        return found if found is not None and found.config.pod is not None else None
+    return node.engine.containers.store.get(found.config.pod.sandbox)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import socket
@@ -113,7 +114,11 @@ def test_the_difference_of_an_overlay_makes_the_same_tree(mounted: tuple[Path, P
     os.mkfifo(merged / "pipe")
     os.mknod(merged / "null", stat.S_IFCHR | 0o600, os.makedev(1, 3))
     os.chown(merged / "c", 5, 6)
-    os.setxattr(merged / "a/2", "user.note", b"x")
+    try:
+        os.setxattr(merged / "a/2", "user.note", b"x")
+    except OSError as error:  # a tmpfs has them since Linux 6.6
+        if error.errno != errno.EOPNOTSUPP:
+            raise
     (merged / os.fsdecode(b"caf\xe9")).write_text("")
     with socket.socket(socket.AF_UNIX) as sock:
         sock.bind(str(merged / "sock"))

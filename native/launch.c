@@ -496,6 +496,13 @@ static int op_Umount(const struct Umount *a) {
   close(fd);
   return e;
 }
+static int op_Setxattr(const struct Setxattr *a) {
+  char path[40];
+  int fd = resolve(a->at, a->path, O_PATH, 0), e = fd < 0 ? -errno : 0;
+  if (!e && proc_fd(fd, path)) e = done(syscall(SYS_setxattr, path, a->name, a->value.data, (size_t)a->value.length, 0));
+  if (fd >= 0) close(fd);
+  return e;
+}
 
 static int copy_file(int from, const char *name, int to, const struct stat *s) {
   char buffer[65536];

@@ -46,6 +46,7 @@
 #define OP_Copyup 52
 #define OP_Umount 53
 #define OP_CopyMode 54
+#define OP_Setxattr 55
 #define OP_Pty 60
 #define OP_Ctty 61
 #define OP_SetIds 70
@@ -108,6 +109,7 @@
   X(Copyup) \
   X(Umount) \
   X(CopyMode) \
+  X(Setxattr) \
   X(Pty) \
   X(Ctty) \
   X(SetIds) \
@@ -168,6 +170,7 @@ struct Chroot { int32_t root; };
 struct Copyup { int32_t slot; int32_t at; const char *path; };
 struct Umount { int32_t at; const char *path; uint32_t flags; };
 struct CopyMode { int32_t like; int32_t at; const char *path; };
+struct Setxattr { int32_t at; const char *path; const char *name; struct bytes value; };
 struct Pty { int32_t master; int32_t slave; int32_t at; const char *path; uint32_t rows; uint32_t columns; uint32_t uid; };
 struct Ctty { int32_t slot; };
 struct SetIds { uint32_t uid; uint32_t gid; };
@@ -229,6 +232,7 @@ static int op_Chroot(const struct Chroot *a);
 static int op_Copyup(const struct Copyup *a);
 static int op_Umount(const struct Umount *a);
 static int op_CopyMode(const struct CopyMode *a);
+static int op_Setxattr(const struct Setxattr *a);
 static int op_Pty(const struct Pty *a);
 static int op_Ctty(const struct Ctty *a);
 static int op_SetIds(const struct SetIds *a);
@@ -404,6 +408,10 @@ static int perform(uint16_t code, struct reader *r) {
     case OP_CopyMode: {
       struct CopyMode a; a.like = take_i32(r); a.at = take_i32(r); a.path = take_str(r);
       return finished(r) ? op_CopyMode(&a) : -EBADMSG;
+    }
+    case OP_Setxattr: {
+      struct Setxattr a; a.at = take_i32(r); a.path = take_str(r); a.name = take_str(r); a.value = take_bytes(r);
+      return finished(r) ? op_Setxattr(&a) : -EBADMSG;
     }
     case OP_Pty: {
       struct Pty a; a.master = take_i32(r); a.slave = take_i32(r); a.at = take_i32(r); a.path = take_str(r); a.rows = take_u32(r); a.columns = take_u32(r); a.uid = take_u32(r);

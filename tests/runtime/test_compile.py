@@ -289,6 +289,74 @@ def test_capabilities_that_no_kernel_has_are_left_out_and_told() -> None:
     assert ungranted(wanted, capabilities.mask(["CAP_KILL"])) == ("CAP_SYSLOG", "'CAP_NONE'", "'CAP_NONE\\n'")
 
 
+def written(found: Plan, stage: int = 1) -> list[tuple[str, bytes]]:
+    steps = found.stages[stage].steps
+    return [(s.op.path, s.op.data) for s in steps if isinstance(s.op, ops.WriteFile) and "/attr/" in s.op.path]
+
+
+LABELLED = msgspec.structs.replace(HOST, security_modules=frozenset({"apparmor", "selinux"}))
+
+
+def test_labels_are_written_before_the_root_is_left_and_after_hooks_of_the_host() -> None:
+    found = plan(
+        host=LABELLED,
+        process__apparmorProfile="cage",
+        process__selinuxLabel="u:r:t:s0:c1,c2",
+        hooks={"createContainer": [{"path": "/bin/true"}]},
+    )
+    assert written(found) == [
+        ("/proc/self/attr/keycreate", b"u:r:t:s0:c1,c2"),
+        ("/proc/self/attr/apparmor/exec", b"exec cage"),
+        ("/proc/self/attr/exec", b"u:r:t:s0:c1,c2"),
+    ]
+    order = names(found)
+    steps = [s.op.path if isinstance(s.op, ops.WriteFile) else type(s.op).__name__ for s in found.stages[1].steps]
+    assert steps.index("/proc/self/attr/keycreate") < order.index("Keyring")
+    assert order.index("Hook") < steps.index("/proc/self/attr/exec") < order.index("PivotRoot")
+
+
+def test_labels_of_a_further_process_are_written_while_the_hosts_proc_is_there() -> None:
+    process = spec(process__selinuxLabel="label", process__apparmorProfile="cage").process
+    assert process is not None
+    found = compile_exec(spec(), process, LABELLED, ExecRequest(id="c1"))
+    assert [path for path, _ in written(found, 0)] == [
+        "/proc/self/attr/apparmor/exec",
+        "/proc/self/attr/exec",
+        "/proc/self/attr/keycreate",
+    ]
+
+
+def test_mount_label_goes_where_selinux_takes_it() -> None:
+    label = "u:object_r:f:s0:c1,c2"
+    mounts = [
+        {"destination": "/proc", "type": "proc", "source": "proc"},
+        {"destination": "/sys", "type": "sysfs", "source": "sysfs"},
+        {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["mode=755"]},
+        {"destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue"},
+        {"destination": "/data", "type": "none", "source": "/data", "options": ["bind"]},
+        {"destination": "/up", "type": "tmpfs", "source": "tmpfs", "options": ["tmpcopyup"]},
+        {"destination": "/own", "type": "tmpfs", "source": "tmpfs", "options": ['context="mine"']},
+    ]
+    found = plan(host=LABELLED, linux__mountLabel=label, mounts=mounts)
+    assert {op.target: op.data for op in all_ops(found, ops.Mount)} == {
+        "/proc": "",
+        "/sys": "",
+        "/dev": f'mode=755,context="{label}"',
+        "/dev/mqueue": "",
+        "/own": 'context="mine"',
+    }
+    assert [(op.path, op.name, op.value) for op in all_ops(found, ops.Setxattr)] == [
+        ("/dev/mqueue", "security.selinux", label.encode())
+    ]
+    assert [op.value for op in all_ops(found, ops.Fsconfig) if op.key == "context"] == [label]
+
+
+@pytest.mark.parametrize("label", ['a"b', "a\nb"])
+def test_what_can_be_no_label_is_refused(label: str) -> None:
+    with pytest.raises(InvalidArgument, match=r"linux\.mountLabel: "):
+        plan(host=LABELLED, linux__mountLabel=label)
+
+
 def test_no_capabilities_field_means_none() -> None:
     given = config()
     del given["process"]["capabilities"]
@@ -359,7 +427,11 @@ WRONG: list[tuple[dict[str, Any], type[OrlopError], str]] = [
     ({"linux__maskedPaths": ["proc"]}, InvalidArgument, "linux.maskedPaths[0]: "),
     ({"linux__personality": {"domain": "X"}}, InvalidArgument, "linux.personality.domain: "),
     ({"linux__memoryPolicy": {"mode": "X"}}, InvalidArgument, "linux.memoryPolicy.mode: "),
-    ({"linux__intelRdt": {}}, Unimplemented, "linux.intelRdt: "),
+    ({"linux__intelRdt": {}}, FailedPrecondition, "linux.intelRdt: no resctrl file system is mounted on this host"),
+    ({"linux__intelRdt": {"closID": "a/b"}}, InvalidArgument, "linux.intelRdt.closID: "),
+    ({"linux__intelRdt": {"closID": "info"}}, InvalidArgument, "linux.intelRdt.closID: "),
+    ({"linux__intelRdt": {"memBwSchema": "L3:0=1"}}, InvalidArgument, "linux.intelRdt.memBwSchema: "),
+    ({"linux__intelRdt": {"schemata": ["L3:0=1", "L3:0=1\n"]}}, InvalidArgument, "linux.intelRdt.schemata[1]: "),
     ({"linux__netDevices": {"eth0": {}}, "linux__namespaces": _NO_NET}, InvalidArgument, "linux.netDevices.eth0: "),
     ({"linux__netDevices": {"": {}}}, InvalidArgument, "linux.netDevices.'': "),
     ({"linux__netDevices": {"a\n": {}}}, InvalidArgument, "linux.netDevices.'a\\n': "),

@@ -25,6 +25,7 @@ from orlop.runtime.ops import (
     Open,
     OpenTree,
     PivotRoot,
+    Setxattr,
     Symlink,
     Target,
     WriteFile,
@@ -71,6 +72,15 @@ def test_keeps_a_directory_as_it_is(helper, rootfs):
     helper.run(within(rootfs, Mkdir(0, "/tmp", 0o777, 5, 6)))
     assert (rootfs / "tmp").stat().st_mode & 0o7777 == 0o700
     assert (rootfs / "tmp").stat().st_uid == 0
+
+
+def test_an_attribute_is_set_inside_the_root_only(helper, rootfs, outside):
+    (rootfs / "etc/link").symlink_to(outside)
+    helper.run(within(rootfs, Setxattr(0, "/tmp", "trusted.orlop", b"u:r:t")))
+    assert os.getxattr(rootfs / "tmp", "trusted.orlop") == b"u:r:t"
+    with pytest.raises(LaunchFailed, match="setxattr: ENOENT"):
+        helper.run(within(rootfs, Setxattr(0, "/etc/link", "trusted.orlop", b"x")))
+    assert not os.listxattr(outside)
 
 
 def test_a_file_in_the_way_of_a_directory_is_an_error(helper, rootfs):

@@ -11,8 +11,8 @@ import msgspec
 from orlop.cli.flags import Flag, Options, Syntax, switch, value
 from orlop.runtime.state import Store
 from orlop.spec.document import decode
-from orlop.spec.errors import InvalidArgument, Unimplemented, from_os
-from orlop.spec.runtime import CPU, BlockIO, Memory, Pids, Resources
+from orlop.spec.errors import InvalidArgument, from_os
+from orlop.spec.runtime import CPU, BlockIO, IntelRdt, Memory, Pids, Resources
 
 if TYPE_CHECKING:
     from orlop.cli.runtime import Context
@@ -45,11 +45,9 @@ def update_command(options: Options, context: Context) -> int:
     """Change limits."""
     from orlop.runtime.update import overlaid, update
 
-    for flag in ("l3_cache_schema", "mem_bw_schema"):
-        if getattr(options, flag):
-            raise Unimplemented(f"--{flag.replace('_', '-')}: linux.intelRdt is not implemented yet")
     resources = _from_file(options.resources) if options.resources else Resources()
-    update(Store(context.root), options.arguments[0], overlaid(resources, _from_flags(options)))
+    rdt = IntelRdt(l3_cache_schema=options.l3_cache_schema, mem_bw_schema=options.mem_bw_schema)
+    update(Store(context.root), options.arguments[0], overlaid(resources, _from_flags(options)), rdt)
     return 0
 
 

@@ -270,6 +270,7 @@ def _inside(c: _Context) -> Iterator[Step]:
     yield from _file_system(c)
     yield from _kernel(c)
     yield from _hooks(c)
+    yield from compile_process.label_steps(c.process)  # after hooks of the host, which are not to run by them
     yield from _enter_root(c)
     yield from compile_process.process_steps(
         c.process,
@@ -327,10 +328,10 @@ def _isolation(c: _Context) -> Iterator[Step]:
         yield Step(Setns(slot, FLAGS["cgroup"]), _namespace("cgroup", path))
     yield Step(Setsid(), "process")
     if c.request.keyring:
+        yield from compile_process.keyring_label(c.process)
         yield Step(Keyring(f"_ses.{c.request.id}"), "process", SKIP_UNSUPPORTED)
     if "network" in c.namespaces.new:
         yield Step(LinkUp("lo"), "linux.namespaces (network)")
-    yield from compile_process.label_steps(c.process)
 
 
 def _file_system(c: _Context) -> Iterator[Step]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from orlop.runtime import compile_resctrl
 from orlop.runtime.compile_devices import check_devices
 from orlop.runtime.compile_process import check_process
 from orlop.runtime.compile_schedule import memory_policy, personality
@@ -45,7 +46,7 @@ def check(spec: RuntimeSpec, host: Host, bundle: str) -> None:
     check_sysctls(linux.sysctl, found)
     check_hooks(spec.hooks)
     _check_paths(linux)
-    _check_unsupported(linux, host)
+    _check_kernel(linux, host)
 
 
 def _check_version(version: str) -> None:
@@ -162,14 +163,17 @@ def _check_paths(linux: Linux) -> None:
                 raise InvalidArgument(f"linux.{name}[{index}]: {path[:128]!r} is not an absolute path")
 
 
-def _check_unsupported(linux: Linux, host: Host) -> None:
+def _check_kernel(linux: Linux, host: Host) -> None:
     if linux.personality is not None:
         personality(linux)
     if linux.memory_policy is not None:
         memory_policy(linux)
     if linux.intel_rdt is not None:
-        raise Unimplemented("linux.intelRdt: is not implemented yet")
+        compile_resctrl.check(linux.intel_rdt)
+        if not host.resctrl:
+            raise FailedPrecondition("linux.intelRdt: no resctrl file system is mounted on this host")
     if linux.mount_label:
         if "selinux" not in host.security_modules:
             raise FailedPrecondition("linux.mountLabel: selinux is not active on this host")
-        raise Unimplemented("linux.mountLabel: is not implemented yet")
+        if '"' in linux.mount_label or not linux.mount_label.isprintable():
+            raise InvalidArgument(f"linux.mountLabel: {linux.mount_label[:64]!r} is no label")

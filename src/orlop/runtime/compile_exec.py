@@ -78,6 +78,8 @@ def _outside(
     birthplace = tuple(compile_cgroups.birthplace(request.cgroup_procs, host, slots.cgroup))
     yield from birthplace
     yield from compile_process.label_steps(process)
+    if request.keyring:
+        yield from compile_process.keyring_label(process)
     joined = namespaces(linux).flags
     if birthplace:
         joined &= ~FLAGS["cgroup"]

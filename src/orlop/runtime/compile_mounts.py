@@ -53,6 +53,7 @@ from orlop.runtime.ops import (
     Open,
     OpenTree,
     Propagation,
+    Setxattr,
     Symlink,
     Target,
 )
@@ -69,9 +70,15 @@ _ATTR_OF_FLAG = {1: 1, 2: 2, 4: 4, 8: 8, 256: 0x200000, 1024: 0x10, 2048: 0x80, 
 _STRICT = {"proc": PROC_MAGIC, "sysfs": SYSFS_MAGIC}
 
 
+# mount options of SELinux (mount(8))
+_CONTEXTS = frozenset({"context", "fscontext", "defcontext", "rootcontext"})
+# labelled by an attribute of the root directory, not by the option
+_LABELLED_LATER = frozenset({"mqueue"})
+
+
 class Prepared(msgspec.Struct, frozen=True):
     """One mount with all that had to be looked up: options sorted out, source made absolute, and the slots of a tree
-    that was opened outside and of a user namespace to map ids by, or -1."""
+    that was opened outside and of a user namespace to map ids by, or -1. `label`: linux.mountLabel where it applies."""
 
     index: int
     mount: MountSpec
@@ -82,12 +89,19 @@ class Prepared(msgspec.Struct, frozen=True):
     idmap: int = NONE
     link: str = ""  # what the link at the source says, where it is made again
     again: bool = False  # the same file system has been mounted there before
+    label: str = ""
 
     @property
     def origin(self) -> str:
         if self.options.bind:
             return f"mounts[{self.index}] ({self.source} -> {self.target})"
         return f"mounts[{self.index}] ({self.mount.type} -> {self.target})"
+
+    @property
+    def data(self) -> str:
+        """What the file system is told in one string; a label has commas in it."""
+        labelled = self.label and self.mount.type not in _LABELLED_LATER
+        return ",".join((*self.options.data, *((f'context="{self.label}"',) if labelled else ())))
 
     @property
     def control_groups(self) -> bool:
@@ -139,7 +153,7 @@ def prepare(
     for index, mount in enumerate(spec.mounts):
         if mount.type == "sysfs" and outside and not own_network:
             mount = msgspec.structs.replace(mount, type="bind", source="/sys")
-        item = _prepared(index, mount, bundle)
+        item = _labelled(_prepared(index, mount, bundle), spec)
         key = idmap_key(spec, index)
         if index in links:
             result.append(msgspec.structs.replace(item, link=links[index]))
@@ -178,6 +192,19 @@ def _prepared(index: int, mount: MountSpec, bundle: str) -> Prepared:
         if not source.startswith("/"):
             raise InvalidArgument(f"{where}.source: {mount.source[:128]!r} is relative, and there is no bundle")
     return Prepared(index, mount, options, target, source)
+
+
+def _labelled(item: Prepared, spec: RuntimeSpec) -> Prepared:
+    """proc and sysfs are labelled by the policy alone; a bind mount shows what has its label already; and one that is
+    named among the mount's own options is meant."""
+    if (
+        item.options.bind
+        or item.change_only
+        or item.mount.type in _STRICT
+        or any(entry.partition("=")[0] in _CONTEXTS for entry in item.options.data)
+    ):
+        return item
+    return msgspec.structs.replace(item, label=spec.linux.mount_label if spec.linux is not None else "")
 
 
 def _check(mount: MountSpec, options: Options, where: str) -> None:
@@ -304,7 +331,7 @@ def mount_steps(item: Prepared, slots: Layout, peers: int) -> Iterator[Step]:
         yield from _change(item, slots)
     elif options.bind:
         yield from _bind(item, slots, peers)
-    elif options.copy_up or item.again or len(",".join(options.data)) > _DATA_MAX:
+    elif options.copy_up or item.again or len(item.data) > _DATA_MAX:
         yield from _configured(item, slots)
     else:
         yield from _classic(item, slots)
@@ -321,9 +348,11 @@ def _classic(item: Prepared, slots: Layout) -> Iterator[Step]:
         yield Step(Open(slots.tree, root, item.target, O_PATH | O_NOFOLLOW | O_DIRECTORY, 0, 0), origin)
     flags = options.flags & ~MS_RDONLY if item.held_writable else options.flags
     source = item.mount.source or item.mount.type
-    yield Step(Mount(source, root, item.target, item.mount.type, flags, ",".join(options.data)), origin)
+    yield Step(Mount(source, root, item.target, item.mount.type, flags, item.data), origin)
     if like_below:
         yield Step(CopyMode(slots.file, root, item.target), origin)
+    if item.label and item.mount.type in _LABELLED_LATER:
+        yield Step(Setxattr(root, item.target, "security.selinux", item.label.encode()), "linux.mountLabel")
     if options.recursive:
         yield Step(OpenTree(slots.tree, root, item.target, 0), origin)
         yield _setattr(slots.tree, options.recursive, origin, True)
@@ -350,6 +379,8 @@ def _configured(item: Prepared, slots: Layout) -> Iterator[Step]:
     for entry in options.data:
         key, equals, value = entry.partition("=")
         yield Step(Fsconfig(slots.file, _FSCONFIG_STRING if equals else _FSCONFIG_FLAG, key, value), origin)
+    if item.label and item.mount.type not in _LABELLED_LATER:
+        yield Step(Fsconfig(slots.file, _FSCONFIG_STRING, "context", item.label), "linux.mountLabel")
     yield Step(Fsconfig(slots.file, _FSCONFIG_CREATE, "", ""), origin)
     attributes = sum(bit for flag, bit in _ATTR_OF_FLAG.items() if options.flags & flag) & ~ATTR_RDONLY
     yield Step(Fsmount(slots.tree, slots.file, attributes), origin)
@@ -452,7 +483,8 @@ def cgroup_steps(
     if not found:
         yield from _hierarchy(item, slots, item.target, Hierarchy("", "cgroup2", "", (), unified_group), namespaced)
         return
-    yield Step(Mount("tmpfs", root, item.target, "tmpfs", flags, "mode=755,size=64k"), origin)
+    data = "mode=755,size=64k" + (f',context="{item.label}"' if item.label else "")
+    yield Step(Mount("tmpfs", root, item.target, "tmpfs", flags, data), origin)
     for hierarchy in found:
         target = f"{item.target}/{hierarchy.name}"
         yield Step(Target(root, target, NONE, 0), origin)

@@ -112,6 +112,8 @@ def _check_modules(process: Process, host: Host) -> None:
     ):
         if value and module not in host.security_modules:
             raise FailedPrecondition(f"process.{field}: {module} is not active on this host")
+        if not value.isprintable():
+            raise InvalidArgument(f"process.{field}: {value[:64]!r} is no label")
 
 
 def _check_rlimit(process: Process, index: int) -> None:
@@ -193,7 +195,7 @@ def _raised_limits(process: Process, host: Host) -> Iterator[Step]:
 
 
 def label_steps(process: Process) -> Iterator[Step]:
-    """Labels that take effect with execve. Written while the host's /proc is to be seen."""
+    """Labels that take effect with the next execve. Written while the host's /proc is to be seen."""
     if process.apparmor_profile:
         data = f"exec {process.apparmor_profile}".encode()
         yield Step(
@@ -201,9 +203,18 @@ def label_steps(process: Process) -> Iterator[Step]:
             f"process.apparmorProfile ({process.apparmor_profile})",
         )
     if process.selinux_label:
-        data = process.selinux_label.encode()
-        path = "/proc/self/attr/exec"
-        yield Step(WriteFile(NONE, path, 0, PROC_MAGIC, data), f"process.selinuxLabel ({process.selinux_label})")
+        yield _selinux(process, "exec")
+
+
+def keyring_label(process: Process) -> Iterator[Step]:
+    """The session's keyring belongs to the process that will use it. execve takes this back."""
+    if process.selinux_label:
+        yield _selinux(process, "keycreate")
+
+
+def _selinux(process: Process, what: str) -> Step:
+    op = WriteFile(NONE, f"/proc/self/attr/{what}", 0, PROC_MAGIC, process.selinux_label.encode())
+    return Step(op, f"process.selinuxLabel ({process.selinux_label})")
 
 
 def process_steps(

@@ -319,6 +319,11 @@ class _Making:
         self._recorded(pid)
         if any(namespace.type == "user" and not namespace.path for namespace in self.linux.namespaces):
             idmaps.write_maps(pid, self.linux.uid_mappings, self.linux.gid_mappings)
+        if self.linux.intel_rdt is not None:
+            from orlop.runtime import resctrl
+
+            resctrl.make(self.linux.intel_rdt, self.record.id, self.host.resctrl)
+            resctrl.join(self.linux.intel_rdt, self.record.id, self.host.resctrl, pid)
         if self.linux.net_devices:
             from orlop.runtime import net_devices
 

@@ -45,6 +45,10 @@ def destroy(
     if own_cgroup and (record.alive or not driver.remove_empty(probe(), record.place)):
         kill_all(record)
         driver.remove(probe(), record.place)
+    if spec is not None and spec.linux is not None and spec.linux.intel_rdt is not None:
+        from orlop.runtime import resctrl
+
+        resctrl.remove(spec.linux.intel_rdt, record.id)
     if spec is not None and spec.hooks is not None and spec.hooks.poststop:
         for error in hooks.run_all_hooks(spec.hooks.poststop, "hooks.poststop", _stopped(record)):
             warn(error)

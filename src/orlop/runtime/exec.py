@@ -129,6 +129,10 @@ def _follower(
             from orlop.cgroups import driver
 
             driver.usher(record.place, groups, pid)
+        elif name == "created" and spec.linux is not None and spec.linux.intel_rdt is not None:
+            from orlop.runtime import resctrl
+
+            resctrl.join(spec.linux.intel_rdt, record.id, resctrl.mounted(), pid)
         elif name == "console" and options.on_console is not None:
             options.on_console(os.dup(fds[0]))
         elif name == "seccomp":

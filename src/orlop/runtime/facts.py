@@ -22,7 +22,8 @@ class Host(msgspec.Struct, frozen=True, kw_only=True):
 
     `bounding` is the mask of capabilities that this process may hand on, `security_modules` those that are active
     (`apparmor`, `selinux`, ...), `limits` this process's own resource limits by name (`RLIMIT_NOFILE`), and
-    `oom_score_adj` its own; both bound what can be set where CAP_SYS_RESOURCE is missing.
+    `oom_score_adj` its own; both bound what can be set where CAP_SYS_RESOURCE is missing. `resctrl` is where that file
+    system is mounted, if it is.
     """
 
     kernel: tuple[int, int] = (5, 10)
@@ -33,6 +34,7 @@ class Host(msgspec.Struct, frozen=True, kw_only=True):
     security_modules: frozenset[str] = frozenset()
     limits: dict[str, Limit] = {}
     oom_score_adj: int = 0
+    resctrl: str = ""
 
     def may(self, capability: str) -> bool:
         """Whether this process has the capability to give or to use."""

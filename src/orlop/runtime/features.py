@@ -24,7 +24,7 @@ def features() -> dict[str, Any]:
             "seccomp": _seccomp(),
             "apparmor": {"enabled": True},
             "selinux": {"enabled": True},
-            "intelRdt": {"enabled": False},
+            "intelRdt": {"enabled": True, "schemata": True, "monitoring": True},
             "memoryPolicy": {
                 "modes": sorted(compile_schedule.MEMORY_MODES),
                 "flags": sorted(compile_schedule.MEMORY_FLAGS),

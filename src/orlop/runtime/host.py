@@ -44,6 +44,7 @@ def probe_host() -> Host:
             security_modules=_security_modules(),
             limits=parse_limits(_read(f"/proc/{children().parent}/limits")),
             oom_score_adj=int(_read(f"/proc/{children().parent}/oom_score_adj")),
+            resctrl=_resctrl(),
         )
     except OSError as error:
         raise from_os(error, "read") from error
@@ -76,6 +77,15 @@ def _read(path: str) -> str:
 def bounding_set() -> int:
     """The capabilities that this process could ever have, as a mask."""
     return next(int(line.split()[1], 16) for line in _read("/proc/self/status").splitlines() if line[:7] == "CapBnd:")
+
+
+def _resctrl() -> str:
+    """A kernel without it lacks the directory to mount it on."""
+    if not os.path.isdir("/sys/fs/resctrl"):
+        return ""
+    from orlop.runtime.resctrl import mounted
+
+    return mounted()
 
 
 def _control_groups() -> CgroupHost:

@@ -304,6 +304,15 @@ class CopyMode(Op, frozen=True):
     path: str
 
 
+class Setxattr(Op, frozen=True):
+    """setxattr(2) on what is at a path."""
+
+    at: int
+    path: str
+    name: str
+    value: bytes
+
+
 class Pty(Op, frozen=True):
     """Open a new pseudo-terminal from the ptmx at a path, unlock it, size it (0 leaves it) and give its slave to uid."""
 
@@ -502,6 +511,7 @@ CODES: dict[int, tuple[type[Op], tuple[tuple[str, str], ...]]] = {
     52: (Copyup, (("slot", "slot"), ("at", "slot"), ("path", "str"),)),
     53: (Umount, (("at", "slot"), ("path", "str"), ("flags", "u32"),)),
     54: (CopyMode, (("like", "slot"), ("at", "slot"), ("path", "str"),)),
+    55: (Setxattr, (("at", "slot"), ("path", "str"), ("name", "str"), ("value", "bytes"),)),
     60: (Pty, (("master", "fill"), ("slave", "fill"), ("at", "slot"), ("path", "str"), ("rows", "u32"), ("columns", "u32"), ("uid", "u32"),)),
     61: (Ctty, (("slot", "slot"),)),
     70: (SetIds, (("uid", "u32"), ("gid", "u32"),)),

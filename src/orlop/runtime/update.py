@@ -12,15 +12,16 @@ from orlop.runtime.kill import frozen
 from orlop.runtime.state import CONFIG, Store, status
 from orlop.spec.document import merged
 from orlop.spec.errors import FailedPrecondition, InvalidArgument, from_os
-from orlop.spec.runtime import Linux, Resources, parse_runtime_spec
+from orlop.spec.runtime import IntelRdt, Linux, Resources, parse_runtime_spec
 
 S = TypeVar("S", bound=msgspec.Struct)
 # numbers of which zero is a limit; with all others it is how engines say "as it is"
 _ZERO_COUNTS = frozenset({"idle", "burst", "swappiness", "leaf_weight"})
 
 
-def update(store: Store, identifier: str, changes: Resources) -> None:
-    """Put `changes` in force; what they do not name stays as it is. The kept configuration tells the new limits."""
+def update(store: Store, identifier: str, changes: Resources, rdt: IntelRdt = IntelRdt()) -> None:  # noqa: B008 - frozen
+    """Put `changes`, and the schemata of `rdt`, in force; what they do not name stays as it is. The kept configuration
+    tells the new limits."""
     record = store.load(identifier)
     now = status(record, frozen(record))
     if now not in ("created", "running", "paused"):
@@ -31,8 +32,23 @@ def update(store: Store, identifier: str, changes: Resources) -> None:
     changes = named(changes)
     whole = overlaid(linux.resources or Resources(), changes)
     driver.update(probe(), record.place, _complete(changes, whole))
-    spec = msgspec.structs.replace(spec, linux=msgspec.structs.replace(linux, resources=whole))
+    new = msgspec.structs.replace(linux, resources=whole, intel_rdt=_schemata(linux, identifier, rdt))
+    spec = msgspec.structs.replace(spec, linux=new)
     store.write(identifier, CONFIG, merged(raw, spec))
+
+
+def _schemata(linux: Linux, identifier: str, changes: IntelRdt) -> IntelRdt | None:
+    """The container's class gets the schemata of `changes`."""
+    named = {n: v for n in ("l3_cache_schema", "mem_bw_schema") if (v := getattr(changes, n))}
+    if not named:
+        return linux.intel_rdt
+    from orlop.runtime import resctrl
+
+    root = resctrl.mounted()
+    if linux.intel_rdt is None or not root:
+        raise FailedPrecondition(f"linux.intelRdt: container {identifier} was created without it")
+    resctrl.change(msgspec.structs.replace(changes, clos_id=linux.intel_rdt.clos_id), identifier, root)
+    return msgspec.structs.replace(linux.intel_rdt, **named)
 
 
 def _configuration(store: Store, identifier: str) -> bytes:

@@ -23,7 +23,9 @@ def _daemon(lab: Lab) -> Iterator[subprocess.Popen[bytes]]:
     """`orlop serve`, where ORLOP_RUNTIME_SOCKET then says it is."""
     path = str(lab.path("runtime.sock"))
     with open(lab.path("serve.log"), "wb") as log:
-        process = subprocess.Popen([ORLOP, "serve", "--socket", path], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        process = subprocess.Popen(
+            [ORLOP, "serve", "--no-cri", "--socket", path], stdin=subprocess.DEVNULL, stdout=log, stderr=log
+        )
     try:
         wait_for(lambda: os.path.exists(path), "orlop serve", lab.path("serve.log"))
         time.sleep(0.3)  # the spare workers

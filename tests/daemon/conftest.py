@@ -42,7 +42,7 @@ class Daemon:
         return {**os.environ, "ORLOP_RUNTIME_SOCKET": str(self.socket), "PYTHONPATH": str(self.source)}
 
     def command(self) -> list[str]:
-        return [sys.executable, "-m", "orlop", "serve", "--socket", str(self.socket)]
+        return [sys.executable, "-m", "orlop", "serve", "--no-cri", "--socket", str(self.socket)]
 
     def start(self) -> subprocess.Popen[bytes]:
         with self.log.open("wb") as log:

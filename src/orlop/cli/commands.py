@@ -28,6 +28,10 @@ def _c(module: str, help: str, hidden: bool = False, failure: int = 1) -> Comman
     return Command(f"orlop.cli.docker.{module}", help, hidden, failure)
 
 
+def _n(module: str, help: str, hidden: bool = False, failure: int = 1) -> Command:
+    return Command(f"orlop.cli.node.{module}", help, hidden, failure)
+
+
 GROUPS: dict[str, str] = {
     "container": "Manage containers",
     "image": "Manage images",
@@ -35,6 +39,7 @@ GROUPS: dict[str, str] = {
     "network": "Manage networks",
     "namespace": "Manage namespaces",
     "system": "Manage Orlop",
+    "config": "Show and check the daemon's configuration",
     "internal": "",
 }
 
@@ -69,7 +74,10 @@ COMMANDS: dict[str, Command] = {
     "history": _c("history", "Show the history of an image"),
     "events": _c("events", "Get real time events"),
     "info": _c("info", "Display system-wide information"),
-    "serve": _c("serve", "Serve orlop-runtime on a socket, with everything loaded"),
+    "serve": _c("serve", "Serve kubelet, crictl and orlop-runtime on sockets"),
+    "config default": _n("config_default", "Print a configuration file with every key at its default"),
+    "config check": _n("config_check", "Check a configuration file"),
+    "config explain": _n("config_explain", "Show the configuration in force, and what each key is for"),
     "version": _c("version", "Show the Orlop version information"),
     "plan": _c("plan", "Print the launch plan of a container, system call by system call"),
     "explain": _c("explain", "Show a container or an image in one screen, and where each part comes from"),
@@ -96,6 +104,7 @@ COMMANDS: dict[str, Command] = {
     "system info": _c("info", "Display system-wide information"),
     "system events": _c("events", "Get real time events"),
     "system prune": _c("system_prune", "Remove unused data"),
+    "internal warm": _n("internal_warm", "Run orlop-runtime's commands for the daemon", hidden=True),
     "internal on-exit": _c("internal_on_exit", "Finish a container that has ended", hidden=True),
 }
 for _name in ("run create start stop restart kill rm logs exec attach wait port top pause unpause rename").split():
@@ -106,7 +115,7 @@ for _name in ("pull push tag save load").split():
 # Docker's commands that are not there yet; calling one says so by name
 MISSING = frozenset(
     """build builder buildx commit compose cp diff export import search stats update swarm service stack node
-    secret config context plugin manifest trust checkpoint""".split()
+    secret context plugin manifest trust checkpoint""".split()
 ) | {
     f"{group} {name}"
     for group, names in {

@@ -1,28 +1,56 @@
-"""`orlop serve`: the daemon, which runs `orlop-runtime`'s commands without the start of an interpreter."""
+"""`orlop serve`: the daemon, for kubelet and crictl, and for `orlop-runtime` without the start of an interpreter."""
 
 from __future__ import annotations
 
 import os
 
 from orlop.cli.context import Context
-from orlop.cli.flags import Options, Syntax, value
-from orlop.spec.errors import PermissionDenied
+from orlop.cli.flags import Options, Syntax, switch, value
 
 SYNTAX = Syntax(
     "",
-    "Serve orlop-runtime on a socket, until SIGTERM",
-    (value("--socket", "Socket that orlop-runtime looks for", "/run/orlop/runtime.sock", "path"),),
+    "Serve the Container Runtime Interface and orlop-runtime on sockets, until SIGTERM",
+    (
+        value("--config", "Configuration file (default /etc/orlop/config.toml, if there is one)", "", "path"),
+        value("--socket", "Socket that orlop-runtime looks for, in place of the configured one", "", "path"),
+        value("--cri-socket", "Socket for kubelet and crictl, in place of the configured one", "", "path"),
+        switch("--no-cri", "Serve orlop-runtime alone, as is done for users other than root"),
+    ),
     most=0,
 )
 
 
 def main(options: Options, context: Context) -> int:
-    """Until a signal, and then until the last command has ended."""
-    if os.geteuid() != 0:
-        raise PermissionDenied("serve: needs root")
-    from orlop.daemon.listen import listening
+    """Until a signal, and then until the last call has ended."""
+    if options.no_cri or os.geteuid() != 0:
+        return _runtime_alone(options)
+    import msgspec
+
+    from orlop.daemon.config import load
+    from orlop.daemon.needs import check
+    from orlop.spec.errors import InvalidArgument
+
+    config = load(options.config)
+    replace = msgspec.structs.replace
+    for flag, text in (("--socket", options.socket), ("--cri-socket", options.cri_socket)):
+        if text and (not text.startswith("/") or len(os.fsencode(text)) > 107):
+            raise InvalidArgument(f"{flag}: want an absolute path of at most 107 bytes")
+    runtime = replace(config.runtime, socket=options.socket or config.runtime.socket)
+    cri = replace(config.cri, socket=options.cri_socket or config.cri.socket)
+    daemon = replace(config.daemon, root=context.root or config.daemon.root, state=context.state or config.daemon.state)
+    config = replace(config, runtime=runtime, cri=cri, daemon=daemon)
+    if not config.cri.enabled:
+        return _runtime_alone(options, config.runtime.socket)
+    check()
+    from orlop.daemon.serve import serve
+
+    return serve(config)
+
+
+def _runtime_alone(options: Options, path: str = "") -> int:
+    from orlop.daemon.listen import PATH, listening
     from orlop.daemon.zygote import Zygote
 
-    with listening(options.socket) as listener:
+    with listening(options.socket or path or PATH) as listener:
         Zygote(listener).run()
     return 0

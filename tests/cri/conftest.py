@@ -1,0 +1,119 @@
+"""The daemon as a process with a store of its own, and a client that speaks gRPC to it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from tests.harness import wait_for
+
+from orlop._stubs.cri import api_pb2 as api
+from orlop.cri.methods import stub
+from orlop.engine.engine import Engine
+
+
+class Client:
+    """Calls by name: `client.Version()`, `client.RunPodSandbox(config=...)`; see api.proto."""
+
+    def __init__(self, socket: Path) -> None:
+        self.channel = grpc.insecure_channel(f"unix:{socket}")
+        self._calls = stub(self.channel, "RuntimeService") | stub(self.channel, "ImageService")
+
+    def __getattr__(self, name: str) -> Any:
+        request = getattr(api, "GetEventsRequest" if name == "GetContainerEvents" else f"{name}Request")
+        return lambda within=30.0, **fields: self._calls[name](request(**fields), timeout=within)
+
+
+class Daemon:
+    """`orlop serve` with its own directories under `base`."""
+
+    def __init__(self, base: Path) -> None:
+        self.base = base
+        self.socket = base / "cri.sock"
+        self.root, self.state = base / "root", base / "state"
+        self.config = base / "config.toml"
+        self.config.write_text("")
+        self.log = base / "log"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self, **environment: str) -> Client:
+        words = ["--root", str(self.root), "--state", str(self.state), "serve", "--config", str(self.config)]
+        words += ["--cri-socket", str(self.socket), "--socket", str(self.base / "runtime.sock")]
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "orlop", *words], stderr=log, env=os.environ | environment
+            )
+        client = Client(self.socket)
+        grpc.channel_ready_future(client.channel).result(30)
+        return client
+
+    def end(self, number: int = signal.SIGTERM) -> None:
+        """Stop the daemon, or kill it."""
+        assert self.process is not None
+        self.process.send_signal(number)
+        self.process.wait(30)
+        self.process = None
+
+    def engine(self) -> Engine:
+        """The same store from within the test."""
+        return Engine(str(self.root), str(self.state), "k8s.io")
+
+
+def pod_config(name: str = "", **fields: Any) -> api.PodSandboxConfig:
+    metadata = api.PodSandboxMetadata(name=name or f"pod-{uuid.uuid4().hex[:8]}", namespace="default", uid="uid")
+    return api.PodSandboxConfig(metadata=metadata, linux=api.LinuxPodSandboxConfig(), **fields)
+
+
+def container_config(image: str, *command: str, name: str = "main", **fields: Any) -> api.ContainerConfig:
+    return api.ContainerConfig(
+        metadata=api.ContainerMetadata(name=name),
+        image=api.ImageSpec(image=image),
+        command=command,
+        linux=fields.pop("linux", api.LinuxContainerConfig()),
+        **fields,
+    )
+
+
+@pytest.fixture(scope="module")
+def daemon() -> Iterator[Daemon]:
+    """A daemon with a store on a tmpfs. No container may be left when its tests are through."""
+    base = Path("/dev/shm") / f"orlop-cri-{os.getpid()}-{uuid.uuid4().hex[:6]}"
+    base.mkdir()
+    found = Daemon(base)
+    found.start()
+    try:
+        yield found
+        left = [container.name for container in found.engine().containers.list(all=True)]
+    finally:
+        if found.process is not None:
+            found.end()
+        engine = found.engine()
+        for sandbox in engine.pods.list():
+            engine.pods.remove(sandbox)
+        engine.close()
+        shutil.rmtree(base)
+    assert left == []
+
+
+@pytest.fixture
+def client(daemon: Daemon) -> Client:
+    return Client(daemon.socket)
+
+
+@pytest.fixture
+def busybox(client: Client, registry: str) -> str:
+    """The ID of an image with a shell."""
+    reference: str = client.PullImage(image=api.ImageSpec(image=f"{registry}/lab/busybox:1")).image_ref
+    return reference
+
+
+__all__ = ["Client", "Daemon", "container_config", "pod_config", "wait_for"]

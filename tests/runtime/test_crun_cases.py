@@ -221,3 +221,70 @@ def test_what_the_deadline_scheduler_takes_is_told(lab: Lab, scheduler: dict[str
     done = lab.run("true", ok=False, process__scheduler={"policy": "SCHED_DEADLINE", **scheduler})
     assert "process.scheduler." in done.stderr
     assert error in done.stderr
+
+
+# --- control groups, devices
+
+
+def _without_groups(lab: Lab, *words: str, ok: bool = True) -> subprocess.CompletedProcess[str]:  # noqa: F811
+    return lab("--cgroup-manager=disabled", *words, ok=ok)
+
+
+def test_a_container_without_control_groups(lab: Lab) -> None:  # noqa: F811
+    before = Path("/proc/self/cgroup").read_text()
+    lab.configure()
+    mounts = [mount for mount in lab.config()["mounts"] if mount["type"] != "cgroup"]
+    bare = {
+        "mounts": mounts,
+        "linux__resources": {},
+        "linux__namespaces": [{"type": name} for name in ("pid", "mount")],
+        "hostname": "",
+    }
+    lab.configure("cat", "/proc/self/cgroup", **bare)
+    assert _without_groups(lab, "run", "-b", str(lab.bundle), lab.id()).stdout == before
+    lab.configure("sleep", "1000", **bare)
+    _without_groups(lab, "run", "-d", "-b", str(lab.bundle), lab.id())
+    assert lab.state()["status"] == "running"
+    assert lab("exec", lab.id(), "cat", "/proc/self/cgroup").stdout == before
+    for words in (("pause", lab.id()), ("ps", lab.id()), ("events", "--stats", lab.id())):
+        assert "has no control groups" in lab(*words, ok=False).stderr
+    assert "has no control groups" in lab("update", "--memory", "1000000", lab.id(), ok=False).stderr
+    lab("kill", "--all", lab.id(), "KILL")
+    lab("delete", "--force", lab.id())
+    assert not list(Path("/sys/fs/cgroup").glob(f"*/orlop/{lab.id()}"))
+
+
+def test_without_control_groups_nothing_is_limited_in_silence(lab: Lab) -> None:  # noqa: F811
+    words = ("run", "-b", str(lab.bundle), lab.id())
+    lab.configure("true", linux__resources={"pids": {"limit": 5}})
+    assert "linux.resources: cannot be without control groups" in _without_groups(lab, *words, ok=False).stderr
+    lab.configure("true", linux__resources={"devices": [{"allow": False, "access": "rwm"}]})
+    assert "warning: linux.resources.devices" in _without_groups(lab, *words).stderr
+    namespaces = [{"type": name} for name in ("pid", "mount")]
+    lab.configure("true", linux__resources={}, linux__namespaces=namespaces, hostname="")  # it mounts them
+    assert "give it a cgroup namespace" in _without_groups(lab, *words, ok=False).stderr
+
+
+@pytest.mark.skipif(
+    tuple(map(int, os.uname().release.split(".")[:2])) < (6, 15), reason="mounts can't be copied from detached ones"
+)
+def test_a_device_that_the_host_lacks_is_made_in_a_user_namespace(lab: Lab) -> None:  # noqa: F811
+    device = {"path": "/dev/foo", "type": "c", "major": 1, "minor": 5, "uid": 10, "gid": 11, "fileMode": 0o157}
+    ids = [{"containerID": first, "hostID": host, "size": size} for first, host, size in ((0, 0, 10), (10, 2010, 100))]
+    owned = {"linux__uidMappings": ids, "linux__gidMappings": ids, "linux__namespaces": USER}
+    out = lab.sh("stat -c %u:%g:%a:%F /dev/foo; head -c 3 /dev/foo | wc -c", linux__devices=[device], **owned)
+    assert out.split("\n")[:2] == ["10:11:157:character special file", "3"]
+    done = lab.run("true", ok=False, linux__devices=[{**device, "uid": 70000}], **owned)
+    assert "linux.devices[0].uid: 70000 is not mapped" in done.stderr
+    assert not Path("/dev/foo").exists()
+
+
+@pytest.mark.skipif(not Path("/sys/fs/cgroup/pids").is_dir(), reason="hierarchies of cgroup v1")
+def test_exec_joins_a_group_that_is_in_one_hierarchy_only(lab: Lab) -> None:  # noqa: F811
+    identifier = lab.up()
+    group = Path(f"/sys/fs/cgroup/pids/orlop/{identifier}/foo")
+    group.mkdir()
+    lines = lab("exec", "--cgroup=foo", identifier, "cat", "/proc/self/cgroup").stdout.splitlines()
+    assert [line for line in lines if line.endswith("/foo")] == [line for line in lines if ":pids:" in line]
+    refused = lab("exec", "--cgroup=foo/../../outside", identifier, "true", ok=False)
+    assert "'foo/../../outside': `..` components are not allowed" in refused.stderr

@@ -38,8 +38,12 @@ class CgroupHost(msgspec.Struct, frozen=True, kw_only=True):
         return self.mounts[controller]
 
 
+_NOWHERE = "/.no group/."  # nothing is ever there
+
+
 class Group(msgspec.Struct, frozen=True):
-    """One path in every hierarchy of a host."""
+    """One path in every hierarchy of a host. An empty path is no group: it has no directories, and what is asked of it
+    is not there. It never stands for the roots of the hierarchies."""
 
     host: CgroupHost
     path: str
@@ -48,7 +52,7 @@ class Group(msgspec.Struct, frozen=True):
     def directories(self) -> tuple[str, ...]:
         """The group's directory in each hierarchy, once where controllers share one; v2 last."""
         mounts = dict.fromkeys((*self.host.mounts.values(), self.host.unified))
-        return tuple(mount + self.path for mount in mounts if mount)
+        return tuple(mount + self.path for mount in mounts if mount and self.path)
 
     @property
     def procs_paths(self) -> tuple[str, ...]:
@@ -56,7 +60,7 @@ class Group(msgspec.Struct, frozen=True):
         return tuple(directory + "/cgroup.procs" for directory in self.directories)
 
     def directory(self, controller: str) -> str:
-        return self.host.mount(controller) + self.path
+        return self.host.mount(controller) + (self.path or _NOWHERE)
 
     def has(self, controller: str) -> bool:
         return controller in self.host.controllers

@@ -21,7 +21,7 @@ def pids(host: CgroupHost, path: str, *, recursive: bool = True) -> tuple[int, .
 
 def entry_paths(host: CgroupHost, path: str, pid: int) -> tuple[str, ...]:
     """The `cgroup.procs` files through which a further process joins the group that `pid` is the first process of."""
-    if host.mode == "v2":
+    if host.mode == "v2" and path:
         from orlop.cgroups.delegation import entered
 
         path = entered(host, path, pid)
@@ -82,6 +82,8 @@ def _uses_v1_freezer(group: Group) -> bool:
 
 
 def _set_frozen(group: Group, wanted: bool, patience: float) -> None:
+    if not group.path:
+        raise FailedPrecondition("the container has no control groups, by which it could be frozen")
     if not _uses_v1_freezer(group) and not group.host.unified:
         raise FailedPrecondition("this host has no freezer controller (cgroup v1)")
     act = _freeze_v1 if _uses_v1_freezer(group) else _freeze_v2

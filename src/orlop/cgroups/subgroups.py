@@ -1,9 +1,9 @@
 """`exec --cgroup`: which groups below a container's own a further process is to join, in the words of the command line.
 
-    PATH                        in every hierarchy
+    PATH                        in every hierarchy that has it; in the others the process joins the container's group
     CONTROLLER[,...]:PATH       in the v1 hierarchies of these controllers; may be given several times
 
-A path starts at the container's group, which is `/`. The group must be there.
+A path starts at the container's group, which is `/`. A group that is named must be there, in one hierarchy at least.
 """
 
 from __future__ import annotations
@@ -23,7 +23,11 @@ def subgroup_paths(host: CgroupHost, path: str, wanted: Sequence[str]) -> tuple[
     for controller in below:
         if controller != _EVERY and controller not in host.mounts:
             raise InvalidArgument(f"--cgroup: {controller[:40]!r} is no cgroup v1 controller of this host")
-    return tuple(_entry(host, directory, below) for directory in Group(host, path).directories)
+    directories = Group(host, path).directories
+    everywhere = below.get(_EVERY, "")
+    if everywhere and not any(os.path.isdir(directory + everywhere) for directory in directories):
+        raise NotFound(f"--cgroup: the container has no group {everywhere} in {directories[0]}")
+    return tuple(_entry(host, directory, below) for directory in directories)
 
 
 def parse(wanted: Sequence[str]) -> dict[str, str]:
@@ -43,19 +47,17 @@ def parse(wanted: Sequence[str]) -> dict[str, str]:
 def _clean(path: str) -> str:
     parts = [part for part in path.split("/") if part not in ("", ".")]
     if ".." in parts or "\0" in path:
-        raise InvalidArgument(f"--cgroup: {path[:80]!r} leaves the container's group")
+        raise InvalidArgument(f"--cgroup: {path[:80]!r}: `..` components are not allowed, nor a NUL character")
     return "".join(f"/{part}" for part in parts)
 
 
 def _entry(host: CgroupHost, directory: str, below: dict[str, str]) -> str:
     """The file of one hierarchy, of which `directory` is the container's group."""
     names = [name for name, mount in host.mounts.items() if directory.startswith(f"{mount}/")]
-    path = next((below[name] for name in (*names, _EVERY) if name in below), "")
+    name = next((name for name in (*names, _EVERY) if name in below), _EVERY)
+    path = below.get(name, "")
     if path and not os.path.isdir(directory + path):
-        if host.mode == "hybrid" and not names and _EVERY in below:
-            path = (
-                ""  # the v2 tree beside v1's limits nothing; who makes groups for controllers need not make one there
-            )
-        else:
+        if name != _EVERY:
             raise NotFound(f"--cgroup: the container has no group {path} in {directory}")
+        path = ""
     return f"{directory}{path}/cgroup.procs"

@@ -19,6 +19,8 @@ from orlop.spec.errors import InvalidArgument, OrlopError, Unimplemented
 gc.disable()  # importing makes many objects and no garbage; a command is over before any is worth collecting
 
 PROGRAM = "orlop-runtime"
+# in the form of crun's --version; `features` has them all
+FEATURES = "+SYSTEMD +APPARMOR +CAP +SECCOMP +EBPF"
 # verb: (module, text)
 VERBS: dict[str, tuple[str, str]] = {
     "create": ("runtime_create", "create a container"),
@@ -48,7 +50,7 @@ GLOBAL = Syntax(
         value("--log-format", "Format of the messages there: text or json", "text"),
         value("--root", "Where the state of containers is kept", "/run/orlop-runtime"),
         switch("--systemd-cgroup", "Let systemd make control groups"),
-        value("--cgroup-manager", "Who makes control groups: cgroupfs or systemd", "cgroupfs"),
+        value("--cgroup-manager", "Who makes control groups: cgroupfs, systemd, or disabled for nobody", "cgroupfs"),
         value("--rootless", "Tolerate missing rights to control groups: true, false or auto", "auto"),
         switch("-v --version", "Show the version"),
     ),
@@ -68,8 +70,9 @@ class Context:
         self.debug: bool = options.debug
         if self.log:
             _check_log(self.log)
-        if options.cgroup_manager not in ("cgroupfs", "systemd"):
+        if options.cgroup_manager not in ("cgroupfs", "systemd", "disabled"):
             raise InvalidArgument(f"--cgroup-manager: {options.cgroup_manager[:40]!r} is unknown")
+        self.cgroups: bool = options.cgroup_manager != "disabled" or options.systemd_cgroup
         self.systemd: bool = options.systemd_cgroup or options.cgroup_manager == "systemd"
         if self.systemd:
             from orlop.cgroups.systemd import check_booted
@@ -159,7 +162,7 @@ def _version() -> str:
         own = version("orlop")
     except PackageNotFoundError:
         own = "unknown"
-    return f"{PROGRAM} version {own}\nspec: {VERSION}"
+    return f"{PROGRAM} version {own}\nspec: {VERSION}\n{FEATURES}"
 
 
 def _fail(message: str, log: str, format_: str, debug: str) -> int:

@@ -41,6 +41,7 @@ def _options(options: Options, context: Context, **more: object) -> creation.Opt
         environment=environment,
         pivot=not options.no_pivot,
         systemd=context.systemd,
+        cgroups=context.cgroups,
         keyring=not options.no_new_keyring,
         warn=context.warn,
         **more,  # type: ignore[arg-type]

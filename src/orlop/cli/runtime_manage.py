@@ -10,7 +10,7 @@ import msgspec
 from orlop.cli.flags import Options, Syntax, switch, value
 from orlop.runtime.delete import delete
 from orlop.runtime.kill import frozen, kill, pause, resume
-from orlop.runtime.state import Record, Store, state
+from orlop.runtime.state import Record, Store, check_grouped, state
 from orlop.spec.errors import InvalidArgument, NotFound, OrlopError
 from orlop.spec.signals import parse_signal
 
@@ -130,6 +130,7 @@ def ps_command(options: Options, context: Context) -> int:
 
     _check_format(options.format)
     record = Store(context.root).load(options.arguments[0])
+    check_grouped(record)
     pids = cgroups.pids(cgroups.probe(), record.cgroup)
     if options.format == "json":
         print(msgspec.json.encode(pids).decode())

@@ -25,7 +25,8 @@ import msgspec
 from orlop.runtime import compile_cgroups, compile_checks, compile_mounts, compile_process
 from orlop.runtime.annotations import KEEP_GROUPS, is_set
 from orlop.runtime.compile_console import Terminal, console_steps, opened_outside
-from orlop.runtime.compile_devices import device_steps, directory_itself
+from orlop.runtime.compile_devices import device_steps, directory_itself, made_outside
+from orlop.runtime.compile_devices import outside_steps as outside_devices
 from orlop.runtime.compile_exec import ExecRequest, compile_exec
 from orlop.runtime.compile_layout import (
     AT_EMPTY_PATH,
@@ -98,7 +99,8 @@ class CreateRequest(msgspec.Struct, frozen=True, kw_only=True):
     are the files of all hierarchies to join through; their directories must exist, with `await_cgroup` after
     Sync("cgroup"). `preserve` are slots that stay open in the process, by the numbers that they have there. `idmaps`
     are slots of user namespaces for mapped mounts, by `compile_mounts.idmap_key`. `links` tells what links say that a
-    mount with copy-symlink has as its source, by the mount's index. `clamp` lowers limits and the OOM score to what
+    mount with copy-symlink has as its source, by the mount's index. `make_devices`: the caller may make device nodes,
+    and mounts of them, which a process in a user namespace may not. `clamp` lowers limits and the OOM score to what
     this host lets us set, where that is less than asked for.
     """
 
@@ -116,6 +118,7 @@ class CreateRequest(msgspec.Struct, frozen=True, kw_only=True):
     preserve: dict[int, int] = {}
     idmaps: dict[str, int] = {}
     links: dict[int, str] = {}
+    make_devices: bool = False
     pivot: bool = True
     keyring: bool = True
     clamp: bool = False
@@ -136,6 +139,11 @@ class _Context(msgspec.Struct, frozen=True):
     @property
     def user_namespace(self) -> bool:
         return "user" in self.namespaces
+
+    @property
+    def made_devices(self) -> tuple[int, ...]:
+        wanted = self.user_namespace and self.own_mounts and self.request.make_devices
+        return made_outside(self.linux, wanted and not _own_dev(self))
 
     @property
     def keeps_groups(self) -> bool:
@@ -203,6 +211,7 @@ def _context(spec: RuntimeSpec, host: Host, request: CreateRequest) -> _Context:
 
 
 def _outside(c: _Context) -> Iterator[Step]:
+    yield from outside_devices(c.linux, c.made_devices, c.slots)  # before rules for devices bind this process
     if c.request.await_cgroup:
         yield Step(Sync("cgroup", ()), "linux.cgroupsPath")
     yield from compile_process.outside_steps(c.process, c.host, c.user_namespace, c.request.clamp)
@@ -351,7 +360,7 @@ def _file_system(c: _Context) -> Iterator[Step]:
     if not _own_dev(c):
         if not any(item.target == "/dev" for item in c.mounts):
             yield from directory_itself(c.slots, "/dev")
-        yield from device_steps(c.spec, c.slots, c.user_namespace)
+        yield from device_steps(c.spec, c.slots, c.user_namespace, c.made_devices)
     yield from console_steps(c.process, c.slots, c.request.terminal, c.request.console_slot, mounts=True)
     if clean(c.process.cwd) != "/":
         yield Step(Mkdir(c.slots.root, clean(c.process.cwd), 0o755, 0, 0), f"process.cwd ({c.process.cwd})")

@@ -4,14 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from orlop.runtime.compile_layout import AT_EMPTY_PATH, NONE, O_DIRECTORY, O_NOFOLLOW, O_PATH, OPEN_TREE_CLONE, Layout
+from orlop.runtime.compile_layout import (
+    AT_EMPTY_PATH,
+    MOST_MADE,
+    NONE,
+    O_DIRECTORY,
+    O_NOFOLLOW,
+    O_PATH,
+    OPEN_TREE_CLONE,
+    SLOTS,
+    Layout,
+)
 from orlop.runtime.compile_mounts import clean
 from orlop.runtime.mount_options import ATTR_NOEXEC, ATTR_NOSUID
-from orlop.runtime.ops import Close, Mknod, MountSetattr, MoveMount, Open, OpenTree, Symlink, Target
+from orlop.runtime.ops import (
+    Close,
+    Fsconfig,
+    Fsmount,
+    Fsopen,
+    Mknod,
+    MountSetattr,
+    MoveMount,
+    Open,
+    OpenTree,
+    Symlink,
+    Target,
+)
 from orlop.runtime.optable import SKIP_EXISTS, SKIP_MISSING
 from orlop.runtime.plan import Step
 from orlop.spec.errors import InvalidArgument
-from orlop.spec.runtime import Device, RuntimeSpec
+from orlop.spec.runtime import Device, IDMapping, Linux, RuntimeSpec
 
 _TYPES = {"c": 0o020000, "u": 0o020000, "b": 0o060000, "p": 0o010000}
 # what every container has: name, major, minor (config-linux.md, "Default Devices")
@@ -33,6 +55,7 @@ LINKS: tuple[tuple[str, str], ...] = (
     ("/dev/ptmx", "pts/ptmx"),
 )
 _DEFAULT_MODE = 0o666
+_FSCONFIG_CREATE = 6
 
 
 def check_devices(devices: tuple[Device, ...]) -> None:
@@ -58,8 +81,8 @@ def check_devices(devices: tuple[Device, ...]) -> None:
                 raise InvalidArgument(f"{where}.{name}: {value} is not between 0 and {most}")
 
 
-def device_steps(spec: RuntimeSpec, slots: Layout, user_namespace: bool) -> Iterator[Step]:
-    """All nodes and links. In a user namespace nodes can't be made: the host's are bound in."""
+def device_steps(spec: RuntimeSpec, slots: Layout, user_namespace: bool, made: tuple[int, ...] = ()) -> Iterator[Step]:
+    """All nodes and links. In a user namespace nodes can't be made: the host's are bound, or those `made` outside."""
     assert spec.linux is not None
     make = _bind if user_namespace else _mknod
     own = {clean(device.path) for device in spec.linux.devices}
@@ -68,9 +91,51 @@ def device_steps(spec: RuntimeSpec, slots: Layout, user_namespace: bool) -> Iter
             device = Device(type="c", path=path, major=major, minor=minor)
             yield from make(device, slots, f"default devices ({path})")
     for index, device in enumerate(spec.linux.devices):
-        yield from make(device, slots, f"linux.devices[{index}] ({device.path})")
+        origin = f"linux.devices[{index}] ({device.path})"
+        if index in made:
+            yield from _attach(device, slots, made_slot(made.index(index)), origin)
+        else:
+            yield from make(device, slots, origin)
     for path, target in LINKS:
         yield Step(Symlink(slots.root, path, target), f"default links ({path})", SKIP_EXISTS)
+
+
+def made_outside(linux: Linux, wanted: bool) -> tuple[int, ...]:
+    """Which of linux.devices are made before the user namespace is entered, by index: in it none could be, and what the
+    host has under that path need not be what is asked for."""
+    found = tuple(index for index, device in enumerate(linux.devices) if device.type != "p")
+    return found if wanted and len(found) <= MOST_MADE else ()
+
+
+def outside_steps(linux: Linux, indexes: tuple[int, ...], slots: Layout) -> Iterator[Step]:
+    """Make them on a file system of their own, and a mount of each alone, which is attached later."""
+    if not indexes:
+        return
+    origin = "linux.devices"
+    yield Step(Fsopen(slots.file, "tmpfs"), origin)
+    yield Step(Fsconfig(slots.file, _FSCONFIG_CREATE, "", ""), origin)
+    yield Step(Fsmount(slots.tree, slots.file, ATTR_NOSUID | ATTR_NOEXEC), origin)
+    for place, index in enumerate(indexes):
+        device, origin = linux.devices[index], f"linux.devices[{index}] ({linux.devices[index].path})"
+        mode = _DEFAULT_MODE if device.file_mode is None else device.file_mode & 0o7777
+        uid = _outer(device.uid, linux.uid_mappings, f"linux.devices[{index}].uid")
+        gid = _outer(device.gid, linux.gid_mappings, f"linux.devices[{index}].gid")
+        name, type_ = f"/{index}", _TYPES[device.type]
+        yield Step(Mknod(slots.tree, name, type_ | mode, device.major, device.minor, uid, gid), origin)
+        yield Step(OpenTree(made_slot(place), slots.tree, name, OPEN_TREE_CLONE), origin)
+
+
+def made_slot(place: int) -> int:
+    return SLOTS - 1 - place
+
+
+def _outer(identifier: int | None, mappings: tuple[IDMapping, ...], where: str) -> int:
+    """The host's number of an id in the container; without one, of the container's root."""
+    wanted = min((m.container_id for m in mappings), default=0) if identifier is None else identifier
+    for mapping in mappings:
+        if mapping.container_id <= wanted < mapping.container_id + mapping.size:
+            return mapping.host_id + wanted - mapping.container_id
+    raise InvalidArgument(f"{where}: {wanted} is not mapped in the user namespace")
 
 
 def directory_itself(slots: Layout, path: str) -> Iterator[Step]:
@@ -91,11 +156,15 @@ def _mknod(device: Device, slots: Layout, origin: str) -> Iterator[Step]:
     yield Step(op, origin)
 
 
+def _attach(device: Device, slots: Layout, tree: int, origin: str) -> Iterator[Step]:
+    yield Step(Target(slots.root, clean(device.path), tree, 0), origin)
+    yield Step(MoveMount(tree, slots.root, clean(device.path)), origin)
+
+
 def _bind(device: Device, slots: Layout, origin: str) -> Iterator[Step]:
     if device.type == "p":
         yield from _mknod(device, slots, origin)
         return
     yield Step(OpenTree(slots.tree, NONE, clean(device.path), OPEN_TREE_CLONE), origin)
-    yield Step(Target(slots.root, clean(device.path), slots.tree, 0), origin)
-    yield Step(MoveMount(slots.tree, slots.root, clean(device.path)), origin)
+    yield from _attach(device, slots, slots.tree, origin)
     yield Step(MountSetattr(slots.tree, AT_EMPTY_PATH, ATTR_NOSUID | ATTR_NOEXEC, 0, 0, NONE), origin)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 SLOTS = 64  # as the helper has them
+MOST_MADE = 8  # of them, from the last one down, are for devices that are made outside of a user namespace
 NONE = -1  # no slot; as a directory: the process's own view
 
 O_WRONLY, O_RDWR, O_CREAT, O_NOCTTY, O_TRUNC = 0o1, 0o2, 0o100, 0o400, 0o1000

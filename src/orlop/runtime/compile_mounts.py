@@ -16,6 +16,7 @@ from orlop.runtime.compile_layout import (
     AT_EMPTY_PATH,
     AT_RECURSIVE,
     AT_SYMLINK_NOFOLLOW,
+    MOST_MADE,
     NONE,
     O_DIRECTORY,
     O_NOFOLLOW,
@@ -165,7 +166,7 @@ def prepare(
             again = any(not i.options.bind and (i.target, i.mount.type) == (item.target, mount.type) for i in result)
             item = msgspec.structs.replace(item, again=again)
         early = outside or bool(key) or item.keeps_peers
-        if item.options.bind and not item.options.flags & MS_REMOUNT and early and next_slot < SLOTS:
+        if item.options.bind and not item.options.flags & MS_REMOUNT and early and next_slot < SLOTS - MOST_MADE:
             item = msgspec.structs.replace(item, opened=next_slot)
             next_slot += 1
         if key:

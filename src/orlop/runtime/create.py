@@ -28,7 +28,7 @@ from orlop.runtime.state import CONFIG, FIFO, Record, Store
 from orlop.runtime.streams import own_streams
 from orlop.spec.document import Document
 from orlop.spec.errors import FailedPrecondition, InvalidArgument, from_os
-from orlop.spec.runtime import Hooks, Linux, RuntimeSpec, State, parse_runtime_spec
+from orlop.spec.runtime import Hooks, Linux, Resources, RuntimeSpec, State, parse_runtime_spec
 from orlop.sys.procfs import boot_id, start_time
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     keyring: bool = True
     start: bool = False
     systemd: bool = False  # lets systemd make the control group
+    cgroups: bool = True  # without, it has no control groups of its own
     environment: tuple[str, ...] = ()  # added to process.env
     warn: Callable[[str], None] = lambda _: None
 
@@ -81,6 +82,7 @@ def plan_of(
         terminal="sync" if spec.process is not None and spec.process.terminal else "none",
         idmaps=_idmap_slots(spec, 1),
         links=_links(spec, bundle),
+        make_devices=_makes_devices(host),
         netlink_slot=_netlink_slot(spec, 1 + len(_idmap_slots(spec, 1))),
     )
     return compile_create(spec, host, request)
@@ -91,6 +93,14 @@ def _idmap_slots(spec: RuntimeSpec, first: int) -> dict[str, int]:
 
     keys = [idmap_key(spec, index) for index in range(len(spec.mounts))]
     return {key: first + i for i, key in enumerate(dict.fromkeys(key for key in keys if key))}
+
+
+def _makes_devices(host: Host) -> bool:
+    """Whether device nodes can be made here, and mounts copied from one that is attached nowhere (Linux 6.15)."""
+    if host.uid or host.kernel < (6, 15) or not host.may("CAP_MKNOD"):
+        return False
+    with open("/proc/self/uid_map", encoding="ascii") as file:
+        return file.read().split() == ["0", "0", "4294967295"]  # the initial user namespace
 
 
 def _links(spec: RuntimeSpec, bundle: str) -> dict[int, str]:
@@ -135,6 +145,8 @@ def create(store: Store, options: Options) -> Record:
         process = msgspec.structs.replace(spec.process, env=spec.process.env + options.environment)
         spec = msgspec.structs.replace(spec, process=with_home(process, record.rootfs))
     spec = idmaps.with_mappings(spec)
+    if not options.cgroups:
+        check_no_groups(spec, options.warn)
     making = _Making(store, options, spec, host, record)
     # whatever is wrong in the configuration shows before anything is made
     making.compile(dry=True)
@@ -150,13 +162,27 @@ def create(store: Store, options: Options) -> Record:
             os.close(making.netlink)
 
 
+def check_no_groups(spec: RuntimeSpec, warn: Callable[[str], None]) -> None:
+    """Refuse what can't be without control groups. Rules for devices are in every configuration: they are told of."""
+    linux, reason = spec.linux or Linux(), "cannot be without control groups (--cgroup-manager=disabled)"
+    resources = linux.resources
+    if resources is not None and msgspec.structs.replace(resources, devices=()) != Resources():
+        raise InvalidArgument(f"linux.resources: {reason}")
+    if resources is not None and resources.devices:
+        warn(f"linux.resources.devices: {reason}; the rules are left out")
+    own = any(namespace.type == "cgroup" for namespace in linux.namespaces)
+    for index, mount in enumerate(spec.mounts):
+        if mount.type in ("cgroup", "cgroup2") and not own and not {"bind", "rbind"} & set(mount.options):
+            raise InvalidArgument(f"mounts[{index}].type: {mount.type} {reason}; give it a cgroup namespace")
+
+
 def _awaits(plan: Plan) -> int:
     return next((i for i, step in enumerate(plan.stages[-1].steps) if isinstance(step.op, AwaitStart)), 0)
 
 
 def _new_record(spec: RuntimeSpec, options: Options) -> Record:
     root = spec.root.path if spec.root else ""
-    place = place_of(spec, options.id, options.systemd)
+    place = place_of(spec, options.id, options.systemd) if options.cgroups else Place("")
     return Record(
         id=options.id,
         bundle=options.bundle,
@@ -210,6 +236,7 @@ class _Making:
         self._warn()
         try:
             plan = self.compile(dry=False)
+            self.cgroup_made = not options.cgroups  # nothing to make
             if not self.record.place.adopted and joins_early(plan):
                 self._make_group()
             assert self.spec.process is not None
@@ -220,7 +247,7 @@ class _Making:
                 inherit=self.inherited,
                 on_sync=self._on_sync,
                 until="" if options.start else "ready",
-                meanwhile=None if self.record.place.adopted else self._limit_group,
+                meanwhile=None if self.record.place.adopted or not options.cgroups else self._limit_group,
             )
         finally:
             for fd in self.mine:
@@ -256,6 +283,7 @@ class _Making:
             preserve=preserve,
             idmaps=idmapped,
             links=_links(self.spec, options.bundle),
+            make_devices=bool(self.linux.devices) and _makes_devices(self.host),
             netlink_slot=_netlink_slot(self.spec, len(self.inherited) + len(idmapped)),
             pivot=options.pivot,
             keyring=options.keyring,

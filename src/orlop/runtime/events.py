@@ -14,7 +14,7 @@ from orlop.cgroups.pressure import Pressure, pressure
 from orlop.cgroups.stats import CPUSET_SETTINGS, CpusetUsage, CpuUsage, DeviceIO, MemoryUsage, PidsUsage, Statistics
 from orlop.network.counters import Counters, counters
 from orlop.runtime.kill import frozen
-from orlop.runtime.state import Record, Store, status
+from orlop.runtime.state import Record, Store, check_grouped, status
 from orlop.spec.errors import FailedPrecondition, NotFound
 
 _UNLIMITED = (1 << 64) - 1
@@ -27,6 +27,7 @@ def running(store: Store, identifier: str) -> Record:
     now = status(record, frozen(record))
     if now not in ("created", "running", "paused"):
         raise FailedPrecondition(f"container {identifier} is not running: it is {now}")
+    check_grouped(record)
     return record
 
 

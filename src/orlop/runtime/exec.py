@@ -16,7 +16,7 @@ from orlop.runtime.home import with_home
 from orlop.runtime.host import probe_host
 from orlop.runtime.idmaps import with_mappings
 from orlop.runtime.launch import launch
-from orlop.runtime.state import Record, Store, state, status
+from orlop.runtime.state import Record, Store, check_grouped, state, status
 from orlop.runtime.streams import own_streams
 from orlop.spec.errors import FailedPrecondition, InvalidArgument, from_os
 from orlop.spec.runtime import Linux, Process, RuntimeSpec
@@ -73,6 +73,7 @@ def execute(store: Store, record: Record, spec: RuntimeSpec, process: Process, o
 def _groups(host: Host, record: Record, wanted: tuple[str, ...]) -> tuple[str, ...]:
     if not wanted:
         return entry_paths(host.cgroups, record.cgroup, record.init_process_pid)
+    check_grouped(record)
     from orlop.cgroups.subgroups import subgroup_paths
 
     return subgroup_paths(host.cgroups, record.cgroup, wanted)

@@ -51,7 +51,7 @@ def _signal(record: Record, number: int) -> None:
 
 
 def _signal_all(record: Record, number: int) -> None:
-    for pid in processes.pids(probe(), record.cgroup):
+    for pid in processes.pids(probe(), record.cgroup) if record.cgroup else (record.init_process_pid,):
         try:
             os.kill(pid, number)
         except ProcessLookupError:

@@ -66,6 +66,12 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
+def check_grouped(record: Record) -> None:
+    """Raise FailedPrecondition for a container that was made without control groups."""
+    if not record.cgroup:
+        raise FailedPrecondition(f"container {record.id} has no control groups (--cgroup-manager=disabled)")
+
+
 class Store:
     """The containers under one root directory."""
 

@@ -9,7 +9,7 @@ import msgspec
 from orlop.cgroups import driver
 from orlop.cgroups.probe import probe
 from orlop.runtime.kill import frozen
-from orlop.runtime.state import CONFIG, Store, status
+from orlop.runtime.state import CONFIG, Store, check_grouped, status
 from orlop.spec.document import merged
 from orlop.spec.errors import FailedPrecondition, InvalidArgument, from_os
 from orlop.spec.runtime import IntelRdt, Linux, Resources, parse_runtime_spec
@@ -23,6 +23,7 @@ def update(store: Store, identifier: str, changes: Resources, rdt: IntelRdt = In
     """Put `changes`, and the schemata of `rdt`, in force; what they do not name stays as it is. The kept configuration
     tells the new limits."""
     record = store.load(identifier)
+    check_grouped(record)
     now = status(record, frozen(record))
     if now not in ("created", "running", "paused"):
         raise FailedPrecondition(f"cannot update container {identifier}: it is {now} (container not running)")

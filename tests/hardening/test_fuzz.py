@@ -18,7 +18,7 @@ FLAGS = (
 )
 
 
-@pytest.mark.parametrize("target", ["plan", "shim"])
+@pytest.mark.parametrize("target", ["plan", "shim", "front"])
 def test_the_corpus_is_read_within_bounds(target: str, tmp_path: Path) -> None:
     program = tmp_path / target
     built = subprocess.run(["cc", *FLAGS, "-o", str(program), str(FUZZ / f"{target}.c")], capture_output=True)

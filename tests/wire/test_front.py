@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import struct
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -125,3 +126,11 @@ def test_both_sides_have_the_same_numbers() -> None:
     for group in re.findall(r"^enum \{ (.*) \};", text, re.MULTILINE):
         for name, value in (entry.split(" = ") for entry in group.split(", ")):
             assert getattr(front, name) == int(value)
+
+
+def test_a_wheel_has_the_front_end_and_the_program_that_it_becomes() -> None:
+    project = tomllib.loads((SOURCE.parents[1] / "pyproject.toml").read_text())
+    shared = project["tool"]["hatch"]["build"]["targets"]["wheel"]["shared-scripts"]
+    assert shared == {"src/orlop/_native/orlop-front": "orlop-runtime"}
+    cold = re.findall(r'#define COLD_PROGRAM "(.*)"', SOURCE.read_text())
+    assert [name for name in project["project"]["scripts"] if name.startswith("orlop-runtime")] == cold

@@ -396,6 +396,16 @@ static int op_Fsconfig(const struct Fsconfig *a) {
   long r = syscall(SYS_fsconfig, slots[a->slot], a->command, a->command == 6 ? NULL : a->key, a->command == 1 ? a->value : NULL, 0);
   return r < 0 ? context_error(slots[a->slot], errno) : 0;
 }
+static int op_Fsmode(const struct Fsmode *a) {
+  struct stat s = {0};
+  char text[16];
+  int fd = resolve(a->at, a->path, O_PATH | O_DIRECTORY, 0);
+  if (fd < 0) return errno == ENOENT ? 0 : -errno;
+  int e = done(fstat(fd, &s));
+  close(fd);
+  snprintf(text, sizeof text, "%o", s.st_mode & 07777);
+  return e ? e : op_Fsconfig(&(struct Fsconfig){a->slot, 1, "mode", text});
+}
 static int op_Fsmount(const struct Fsmount *a) {
   NEED(a->context);
   int fd = (int)syscall(SYS_fsmount, slots[a->context], 1 /* FSMOUNT_CLOEXEC */, a->attributes);
@@ -422,7 +432,7 @@ static int op_MountSetattr(const struct MountSetattr *a) {
   struct statfs f;
   proc_fd(slots[a->slot], path);
   if (a->propagation) return done(mount(NULL, path, NULL, a->propagation, NULL));
-  if ((a->set | a->clear) & ~15ULL || fstatfs(slots[a->slot], &f)) return -ENOSYS;
+  if ((a->set | (a->clear & ~0x200000ULL /* NOSYMFOLLOW: always cleared by it */)) & ~15ULL || fstatfs(slots[a->slot], &f)) return -ENOSYS;
   unsigned long now = (unsigned long)f.f_flags, kept = now & (15 | MS_NOATIME | MS_NODIRATIME) & ~a->clear;
   return done(mount(NULL, path, NULL, MS_REMOUNT | MS_BIND | kept | a->set | (now & 4096 /* ST_RELATIME */ ? MS_RELATIME : 0), NULL));
 }
@@ -452,16 +462,17 @@ static int empty_directory(void) {
   errno = e;
   return fd;
 }
+static int empty = -1; /* what masks directories: the first one is attached itself, the others are copies of it */
 static int op_Mask(const struct Mask *a) {
   struct stat s;
   int fd = resolve(a->at, a->path, O_PATH, 0), cover, e;
   if (fd < 0) return errno == ENOENT || errno == ENOTDIR ? 0 : -errno;
-  if (is_directory(fd)) cover = empty_directory();
+  if (is_directory(fd)) cover = empty < 0 ? (empty = empty_directory()) : (int)syscall(SYS_open_tree, empty, "", 1 /* OPEN_TREE_CLONE */ | O_CLOEXEC | AT_EMPTY_PATH);
   /* An image or a mount may have put something else where the null device was looked for. */
   else if (fstat(slot_fd(a->null), &s) || !S_ISCHR(s.st_mode) || s.st_rdev != makedev(1, 3)) { cover = -1; errno = ENODEV; absent = 0; }
   else cover = (int)syscall(SYS_open_tree, slots[a->null], "", 1 /* OPEN_TREE_CLONE */ | O_CLOEXEC | AT_EMPTY_PATH);
   e = cover < 0 ? -errno : done(syscall(SYS_move_mount, cover, "", fd, "", 0x44));
-  if (cover >= 0) close(cover);
+  if (cover >= 0 && cover != empty) close(cover);
   close(fd);
   return e;
 }
@@ -473,10 +484,11 @@ static int op_PivotRoot(const struct PivotRoot *a) {
   if (old < 0 || fchdir(slots[a->root]) || syscall(SYS_pivot_root, ".", ".") || fchdir(old) ||
       mount(NULL, ".", NULL, MS_SLAVE | MS_REC, NULL) || umount2(".", MNT_DETACH) || chdir("/")) return -errno;
   pivoted = 1;
+  if (empty >= 0) close(empty), empty = -1;
   return close(old);
 }
 static int op_MoveRoot(const struct MoveRoot *a) {
-  MUST(a->root);
+  MUST(a->root); if (empty >= 0) close(empty), empty = -1;
   if (fchdir(slots[a->root]) || (mount(".", "/", NULL, MS_MOVE, NULL) && errno != ELOOP /* it is over / already */)) return -errno;
   return chroot(".") || chdir("/") ? -errno : !(pivoted = 1);
 }
@@ -554,16 +566,6 @@ static int op_Copyup(const struct Copyup *a) {
   int to = openat(slots[a->slot], ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC), e = to < 0 ? -errno : copy_tree(from, to, 0);
   if (to >= 0) close(to);
   close(from);
-  return e;
-}
-static int op_CopyMode(const struct CopyMode *a) {
-  struct stat s;
-  NEED(a->like);
-  if (fstat(slots[a->like], &s)) return -errno;
-  int fd = resolve(a->at, a->path, O_RDONLY | O_DIRECTORY, 0);
-  if (fd < 0) return -errno;
-  int e = done(fchmod(fd, s.st_mode & 07777));
-  close(fd);
   return e;
 }
 

@@ -44,8 +44,8 @@
 #define OP_MoveRoot 50
 #define OP_Chroot 51
 #define OP_Copyup 52
+#define OP_Fsmode 54
 #define OP_Umount 53
-#define OP_CopyMode 54
 #define OP_Setxattr 55
 #define OP_Pty 60
 #define OP_Ctty 61
@@ -107,8 +107,8 @@
   X(MoveRoot) \
   X(Chroot) \
   X(Copyup) \
+  X(Fsmode) \
   X(Umount) \
-  X(CopyMode) \
   X(Setxattr) \
   X(Pty) \
   X(Ctty) \
@@ -168,8 +168,8 @@ struct PivotRoot { int32_t root; };
 struct MoveRoot { int32_t root; };
 struct Chroot { int32_t root; };
 struct Copyup { int32_t slot; int32_t at; const char *path; };
+struct Fsmode { int32_t slot; int32_t at; const char *path; };
 struct Umount { int32_t at; const char *path; uint32_t flags; };
-struct CopyMode { int32_t like; int32_t at; const char *path; };
 struct Setxattr { int32_t at; const char *path; const char *name; struct bytes value; };
 struct Pty { int32_t master; int32_t slave; int32_t at; const char *path; uint32_t rows; uint32_t columns; uint32_t uid; };
 struct Ctty { int32_t slot; };
@@ -230,8 +230,8 @@ static int op_PivotRoot(const struct PivotRoot *a);
 static int op_MoveRoot(const struct MoveRoot *a);
 static int op_Chroot(const struct Chroot *a);
 static int op_Copyup(const struct Copyup *a);
+static int op_Fsmode(const struct Fsmode *a);
 static int op_Umount(const struct Umount *a);
-static int op_CopyMode(const struct CopyMode *a);
 static int op_Setxattr(const struct Setxattr *a);
 static int op_Pty(const struct Pty *a);
 static int op_Ctty(const struct Ctty *a);
@@ -401,13 +401,13 @@ static int perform(uint16_t code, struct reader *r) {
       struct Copyup a; a.slot = take_i32(r); a.at = take_i32(r); a.path = take_str(r);
       return finished(r) ? op_Copyup(&a) : -EBADMSG;
     }
+    case OP_Fsmode: {
+      struct Fsmode a; a.slot = take_i32(r); a.at = take_i32(r); a.path = take_str(r);
+      return finished(r) ? op_Fsmode(&a) : -EBADMSG;
+    }
     case OP_Umount: {
       struct Umount a; a.at = take_i32(r); a.path = take_str(r); a.flags = take_u32(r);
       return finished(r) ? op_Umount(&a) : -EBADMSG;
-    }
-    case OP_CopyMode: {
-      struct CopyMode a; a.like = take_i32(r); a.at = take_i32(r); a.path = take_str(r);
-      return finished(r) ? op_CopyMode(&a) : -EBADMSG;
     }
     case OP_Setxattr: {
       struct Setxattr a; a.at = take_i32(r); a.path = take_str(r); a.name = take_str(r); a.value = take_bytes(r);

@@ -233,7 +233,11 @@ def test_unified_writes_each_line_by_itself() -> None:
             "linux.resources.network",
         ),
         (V1, {"rdma": {"a": Rdma()}}, "linux.resources.rdma.a: needs"),
-        (V1, {"unified": {"memory.max": "1"}}, "linux.resources.unified.memory.max: needs cgroup v2"),
+        (
+            V1,
+            {"unified": {"memory.max": "1"}},
+            "linux.resources.unified.memory.max: invalid configuration: needs cgroup v2",
+        ),
         (V2, {"unified": {"../memory.max": "1"}}, "linux.resources.unified"),
         (V2, {"unified": {"perf_event.x": "1"}}, "linux.resources.unified.perf_event.x: this host has no perf_event"),
         (V2, {"unified": {"nodot": "1"}}, "linux.resources.unified.nodot: not the name"),

@@ -257,7 +257,7 @@ def test_a_read_only_tmpfs_is_closed_after_all_mounts_in_it() -> None:
         for i, s in enumerate(steps)
         if isinstance(s.op, ops.MountSetattr) and s.op.set == 1 and "mounts[0]" in s.origin
     ]
-    inner = next(i for i, s in enumerate(steps) if isinstance(s.op, ops.Mount) and s.op.target == "/t/x")
+    inner = next(i for i, s in enumerate(steps) if isinstance(s.op, ops.MoveMount) and s.op.target == "/t/x")
     assert closed
     assert closed[0] > inner
 

@@ -525,7 +525,7 @@ def test_a_hook_that_fails_ends_the_launch(helper, op, text):
     began = time.monotonic()
     with pytest.raises(LaunchFailed) as caught:
         helper.run([Clone(0, -1)], [Step(op, "hooks.createContainer[0]"), helper.sh("true")])
-    assert str(caught.value) == f"hooks.createContainer[0]: {text}"
+    assert str(caught.value) == f"hooks.createContainer[0]: error running createContainer hook #0: {text}"
     assert time.monotonic() - began < 5
 
 

@@ -387,7 +387,7 @@ def test_mounts_reach_neither_host_nor_through_links(lab: Lab, tmp_path: Path) -
 def test_proc_is_not_mounted_through_a_link(lab: Lab) -> None:
     (lab.rootfs / "elsewhere").mkdir()
     (lab.rootfs / "proc").symlink_to("elsewhere")
-    assert "mounts[0] (proc -> /proc): open: " in lab.run("true", ok=False).stderr
+    assert "mounts[0] (proc -> /proc): must be mounted on ordinary directory" in lab.run("true", ok=False).stderr
 
 
 def test_a_working_directory_outside_is_refused(lab: Lab) -> None:
@@ -479,7 +479,7 @@ def test_limits_of_the_control_group(lab: Lab) -> None:
     pid = lab.state()["pid"]
     groups = dict(line.split(":", 2)[1:] for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines())
     assert set(groups.values()) == {f"/orlop/{lab.id()}"}
-    assert lab("exec", lab.id(), "true", ok=None).returncode in (0, 1)  # a limit of one leaves no room
+    assert lab("exec", lab.id(), "true", ok=None).returncode in (0, 255)  # a limit of one leaves no room
 
 
 def test_control_groups_are_seen_from_inside(lab: Lab) -> None:

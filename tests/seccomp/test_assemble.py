@@ -156,7 +156,7 @@ def test_wrong_input_is_refused_by_path(seccomp: Seccomp, message: str) -> None:
 
 
 def test_notify_for_write_is_refused() -> None:
-    with pytest.raises(InvalidArgument, match="cannot be used for write"):
+    with pytest.raises(InvalidArgument, match="cannot be used for the write syscall"):
         assemble(with_rules(rule("write", action="SCMP_ACT_NOTIFY"), listener_path="/a"))
 
 

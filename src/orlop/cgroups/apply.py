@@ -89,6 +89,8 @@ def make(host: CgroupHost, path: str, resources: Resources | None = None) -> New
                 made.append(directory)
             else:
                 _check_unused(directory)
+        if frozen(host, path):  # its first process would stand still for ever, and on v1 not even be killed
+            raise FailedPrecondition(f"container's cgroup unexpectedly frozen: {path}; thaw it, or those above it")
         if host.mode == "v2":
             _enable(host, path)
     except BaseException as error:
@@ -231,7 +233,7 @@ def _inherit_cpuset(directory: str) -> None:
 def _check_unused(directory: str) -> None:
     """A container in a group with strangers would be limited, frozen and killed with them."""
     if read(f"{directory}/cgroup.procs").strip():
-        raise FailedPrecondition(f"cgroup {directory} is not empty")
+        raise FailedPrecondition(f"container's cgroup is not empty: {directory}")
 
 
 def _enable(host: CgroupHost, path: str) -> None:

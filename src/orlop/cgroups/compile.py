@@ -269,7 +269,9 @@ def _unified(values: dict[str, str], v2: bool) -> Iterator[Write]:
     for file, value in values.items():
         where = f"{WHERE}.unified.{file[:64]}"
         if not v2:
-            raise FailedPrecondition(f"{where}: needs cgroup v2, and this host has its controllers on cgroup v1")
+            raise FailedPrecondition(
+                f"{where}: invalid configuration: needs cgroup v2, and this host has its controllers on cgroup v1"
+            )
         if "/" in file or "." not in file.strip(".") or "\0" in file or "\0" in value:
             raise InvalidArgument(f"{where}: not the name of a control file")
         controller = file.partition(".")[0]

@@ -88,7 +88,7 @@ def parse_mountinfo(text: str, v2_controllers: frozenset[str] = frozenset()) -> 
         fields, rest = before.split(" "), after.split(" ")
         if len(fields) < 6 or len(rest) < 3:
             continue
-        point = _unescape(fields[4])
+        point = unescape(fields[4])
         if rest[0] == "cgroup2":
             unified = unified or point
         elif rest[0] == "cgroup":
@@ -109,12 +109,13 @@ def parse_mountinfo(text: str, v2_controllers: frozenset[str] = frozenset()) -> 
 def unified_mount(text: str) -> str:
     """The mount point of cgroup v2 in a `/proc/self/mountinfo`, or an empty string."""
     return next(
-        (_unescape(line.split(" ")[4]) for line in text.splitlines() if " - cgroup2 " in line),
+        (unescape(line.split(" ")[4]) for line in text.splitlines() if " - cgroup2 " in line),
         "",
     )
 
 
-def _unescape(path: str) -> str:
+def unescape(path: str) -> str:
+    """A path as mountinfo writes it, which has blanks and the like in octal."""
     for escape, character in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
         path = path.replace(escape, character)
     return path

@@ -1,7 +1,8 @@
 """`orlop-runtime`: the OCI command line, with the words and flags of the runtimes that engines expect.
 
 Every verb's module is imported when the verb is named. An error is one line on standard error and, with --log, an
-entry there that engines read; the exit status is then 1. `run` and `exec` else end as the container's process did.
+entry there that engines read; the exit status is then 1, and of `exec` 255, so that it can be told from the
+process's own. `run` and `exec` else end as the container's process did.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "state": ("runtime_manage", "show the state of a container"),
     "update": ("runtime_resources", "change the limits of a container"),
 }
+FAILURE = {"exec": 255}  # exit status for an error of the verb's own, where it is not 1
 MISSING = ("checkpoint", "restore")
 GLOBAL = Syntax(
     "COMMAND [ARGUMENTS...]",
@@ -108,23 +110,26 @@ def _leave(code: int) -> NoReturn:
 
 
 def _main(words: list[str]) -> int:
-    log = ["", "text", ""]
+    log, failure = ["", "text", ""], 1
     try:
         options = parse(PROGRAM, GLOBAL, words)
         log = [options.log, options.log_format, "debug" if options.debug else ""]
+        failure = FAILURE.get(options.arguments[0], 1) if options.arguments else 1
         return _dispatch(options)
     except Help as text:
         print(text)
         return 0
+    except UsageError as error:
+        return _fail(1, error.message, *log)
     except OrlopError as error:
-        return _fail(error.message, *log)
+        return _fail(failure, error.message, *log)
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # so that the interpreter's own flush does not fail again
         return 141
     except Exception as error:  # a defect: the user still gets one line
-        return _fail(f"internal error: {type(error).__name__}: {error}", *log)
+        return _fail(failure, f"internal error: {type(error).__name__}: {error}", *log)
 
 
 def _dispatch(options: Options) -> int:
@@ -165,7 +170,7 @@ def _version() -> str:
     return f"{PROGRAM} version {own}\nspec: {VERSION}\n{FEATURES}"
 
 
-def _fail(message: str, log: str, format_: str, debug: str) -> int:
+def _fail(code: int, message: str, log: str, format_: str, debug: str) -> int:
     if debug:
         import traceback
 
@@ -173,7 +178,7 @@ def _fail(message: str, log: str, format_: str, debug: str) -> int:
     print(f"{PROGRAM}: {message}", file=sys.stderr)
     if log:
         _write_log(log, format_, "error", message)
-    return 1
+    return code
 
 
 def _check_log(path: str) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from orlop.cli.flags import Options, Syntax, switch, value
-from orlop.cli.runtime_start import FLAGS, connect_console, preserved, write_pid
+from orlop.cli.runtime_start import FLAGS, connect_console, preserved, tell_process
 from orlop.runtime import create as creation
 from orlop.runtime.start import after_start, start
 from orlop.runtime.state import Record, Store
@@ -49,10 +49,10 @@ def _options(options: Options, context: Context, **more: object) -> creation.Opt
 
 
 def _made(options: Options, store: Store, make: creation.Options, extra: Callable[[Record], None]) -> Record:
-    """Create, then the pid file and `extra`; if those fail the container is taken back."""
+    """Create, then tell of the process and `extra`; if those fail the container is taken back."""
     record = creation.create(store, make)
     try:
-        write_pid(options, record.init_process_pid)
+        tell_process(options, record.init_process_pid)
         extra(record)
     except BaseException:
         from orlop.runtime.delete import delete

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from orlop.cli.flags import Options, Syntax, many, switch, value
-from orlop.cli.runtime_start import FLAGS, connect_console, preserved, write_pid
+from orlop.cli.runtime_start import FLAGS, connect_console, preserved, tell_process
 from orlop.runtime import exec as execution
 from orlop.runtime.children import children
 from orlop.runtime.foreground import Foreground
 from orlop.runtime.state import Store
+from orlop.spec.capabilities import BITS
 from orlop.spec.document import decode
 from orlop.spec.errors import InvalidArgument, from_os
 from orlop.spec.runtime import Capabilities, Process, RuntimeSpec, User
@@ -57,7 +58,7 @@ def exec_command(options: Options, context: Context) -> int:
             warn=context.warn,
         )
         pid = execution.execute(store, record, spec, process, how)
-        write_pid(options, pid)
+        tell_process(options, pid)
         return foreground.wait(pid)
 
 
@@ -78,7 +79,7 @@ def _detached(options: Options, context: Context, process: Process, fds: tuple[i
     finally:
         if console:
             console.close()
-    write_pid(options, pid)
+    tell_process(options, pid)
     if options.detach:
         return 0
     code = os.waitstatus_to_exitcode(children().wait(pid)[1])
@@ -138,13 +139,16 @@ def _number(text: str, flag: str) -> int:
 
 
 def _capabilities(old: Capabilities, added: tuple[str, ...]) -> Capabilities:
-    """Into all sets but the inheritable one, as the other runtimes do."""
+    """Into the sets as the other runtimes do: never the inheritable one, and the ambient one where that has any."""
+    for name in added:
+        if name not in BITS:
+            raise InvalidArgument(f"--cap: unknown capability {name[:64]!r}")
     return Capabilities(
         bounding=old.bounding + added,
         effective=old.effective + added,
         permitted=old.permitted + added,
         inheritable=old.inheritable,
-        ambient=old.ambient,
+        ambient=old.ambient + added if old.inheritable else old.ambient,
     )
 
 

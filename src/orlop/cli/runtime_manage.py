@@ -59,8 +59,8 @@ def state_command(options: Options, context: Context) -> int:
 
 
 def kill_command(options: Options, context: Context) -> int:
-    """Send a signal, TERM if none is named."""
-    number = parse_signal(options.arguments[1] if len(options.arguments) > 1 else "TERM")
+    """Send a signal, TERM if none is named; 0 only finds out whether there is a process."""
+    number = parse_signal(options.arguments[1] if len(options.arguments) > 1 else "TERM", least=0)
     kill(Store(context.root), options.arguments[0], number, options.all)
     return 0
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from orlop.cli.flags import Options, Syntax, switch, value
-from orlop.spec.errors import AlreadyExists, from_os
+from orlop.spec.errors import AlreadyExists, OrlopError, from_os
 
 if TYPE_CHECKING:
     from orlop.cli.runtime import Context
@@ -37,12 +37,11 @@ def plan_command(options: Options, context: Context) -> int:
 
 def spec_command(options: Options, context: Context) -> int:
     """Write a config.json to start from."""
-    from orlop.runtime.default_spec import default_spec
+    from orlop.runtime.default_spec import default_config
 
     path = os.path.join(options.bundle, "config.json")
-    text = msgspec.json.format(
-        msgspec.json.encode(default_spec(options.rootless, os.geteuid(), os.getegid())), indent=4
-    )
+    config = default_config(options.rootless, os.geteuid(), os.getegid(), _controllers_on_v1())
+    text = msgspec.json.format(config, indent=4)
     try:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         with os.fdopen(fd, "wb") as file:
@@ -52,6 +51,15 @@ def spec_command(options: Options, context: Context) -> int:
     except OSError as error:
         raise from_os(error, "write") from error
     return 0
+
+
+def _controllers_on_v1() -> bool:
+    from orlop.cgroups.probe import probe
+
+    try:
+        return probe().mode != "v2"
+    except OrlopError:
+        return False
 
 
 VERBS = {

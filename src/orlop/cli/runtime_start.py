@@ -10,6 +10,7 @@ from orlop.spec.errors import InvalidArgument, from_os
 
 FLAGS: tuple[Flag, ...] = (
     value("--console-socket", "Unix socket that gets the terminal's master", metavar="path"),
+    value("--pidfd-socket", "Unix socket that gets a descriptor of the process (pidfd_open(2))", metavar="path"),
     value("--pid-file", "Write the process's pid to this file", metavar="path"),
     value(
         "--preserve-fds", "Pass this many further descriptors on, after standard ones and $LISTEN_FDS", "0", "number"
@@ -58,15 +59,33 @@ def _listening() -> int:
 
 def connect_console(options: Options) -> socket.socket | None:
     """A connection to the console socket, if one is named."""
-    if not options.console_socket:
-        return None
-    console = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    return _connect("--console-socket", options.console_socket) if options.console_socket else None
+
+
+def _connect(flag: str, path: str) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        console.connect(options.console_socket)
+        connection.connect(path)
     except OSError as error:
-        console.close()
-        raise from_os(error, f"--console-socket: connect to {options.console_socket}") from error
-    return console
+        connection.close()
+        raise from_os(error, f"{flag}: connect to {path}") from error
+    return connection
+
+
+def tell_process(options: Options, pid: int) -> None:
+    """Tell of the process what the caller wants to know: its number in a file, itself over a socket."""
+    write_pid(options, pid)
+    if not options.pidfd_socket:
+        return
+    with _connect("--pidfd-socket", options.pidfd_socket) as connection:
+        try:
+            pidfd = os.pidfd_open(pid)
+            try:
+                socket.send_fds(connection, [b"pidfd"], [pidfd])
+            finally:
+                os.close(pidfd)
+        except OSError as error:
+            raise from_os(error, f"--pidfd-socket: send to {options.pidfd_socket}") from error
 
 
 def write_pid(options: Options, pid: int) -> None:

@@ -45,7 +45,7 @@ from orlop.runtime.compile_mounts import Prepared, clean
 from orlop.runtime.compile_process import Filter
 from orlop.runtime.compile_sysctl import sysctl_steps
 from orlop.runtime.facts import Host
-from orlop.runtime.mount_options import ATTR_RDONLY, MS_PRIVATE, MS_SLAVE
+from orlop.runtime.mount_options import ATTR_RDONLY, MS_PRIVATE, MS_REC, MS_SLAVE
 from orlop.runtime.namespaces import FLAGS, NSFS_MAGIC, Namespaces, flags, namespaces
 from orlop.runtime.ops import (
     AwaitStart,
@@ -59,6 +59,7 @@ from orlop.runtime.ops import (
     LinkUp,
     Mask,
     Mkdir,
+    Mount,
     MountSetattr,
     MoveMount,
     MoveRoot,
@@ -66,6 +67,7 @@ from orlop.runtime.ops import (
     Open,
     OpenTree,
     PivotRoot,
+    Propagation,
     SetDomainname,
     SetHostname,
     SetIds,
@@ -73,6 +75,7 @@ from orlop.runtime.ops import (
     Setsid,
     Socket,
     Sync,
+    Umount,
     Unshare,
     WriteFile,
 )
@@ -85,6 +88,7 @@ from orlop.spec.runtime import IDMapping, Linux, Process, RuntimeSpec, State
 
 __all__ = ["CreateRequest", "ExecRequest", "Terminal", "compile_create", "compile_exec"]
 
+_MNT_DETACH = 2
 _AF_NETLINK, _SOCK_RAW, _NETLINK_ROUTE = 16, 3, 0
 
 
@@ -100,8 +104,9 @@ class CreateRequest(msgspec.Struct, frozen=True, kw_only=True):
     Sync("cgroup"). `preserve` are slots that stay open in the process, by the numbers that they have there. `idmaps`
     are slots of user namespaces for mapped mounts, by `compile_mounts.idmap_key`. `links` tells what links say that a
     mount with copy-symlink has as its source, by the mount's index. `make_devices`: the caller may make device nodes,
-    and mounts of them, which a process in a user namespace may not. `clamp` lowers limits and the OOM score to what
-    this host lets us set, where that is less than asked for.
+    and mounts of them, which a process in a user namespace may not. `whole_mounts` are where the host has all of proc
+    or sysfs mounted: hidden where the root can't pivot. `clamp` lowers limits and the OOM score to what this host lets
+    us set, where that is less than asked for.
     """
 
     id: str
@@ -120,6 +125,7 @@ class CreateRequest(msgspec.Struct, frozen=True, kw_only=True):
     links: dict[int, str] = {}
     make_devices: bool = False
     pivot: bool = True
+    whole_mounts: tuple[str, ...] = ()
     keyring: bool = True
     clamp: bool = False
 
@@ -356,7 +362,7 @@ def _file_system(c: _Context) -> Iterator[Step]:
         if item.control_groups:
             yield from _cgroup_mount(c, item)
         else:
-            yield from compile_mounts.mount_steps(item, c.slots, _peers(c))
+            yield from compile_mounts.mount_steps(item, c.slots, _peers(c), c.user_namespace)
     if not _own_dev(c):
         if not any(item.target == "/dev" for item in c.mounts):
             yield from directory_itself(c.slots, "/dev")
@@ -431,8 +437,10 @@ def _hook_steps(
         bundle=c.request.bundle,
         annotations=c.spec.annotations,
     )
+    # startContainer hooks are programs of the container: without an environment of their own they get its process's
+    own = c.process.env if where == "hooks.startContainer" else ()
     for index, hook in enumerate(hooks):
-        op = Hook(hook.path, hook.args or (hook.path,), hook.env, (hook.timeout or 0) * 1000, encode(state))
+        op = Hook(hook.path, hook.args or (hook.path,), hook.env or own, (hook.timeout or 0) * 1000, encode(state))
         yield Step(op, f"{where}[{index}]")
 
 
@@ -445,9 +453,30 @@ def _enter_root(c: _Context) -> Iterator[Step]:
     yield from _hidden(c)
     if c.spec.root.readonly:
         yield Step(MountSetattr(c.slots.root, AT_EMPTY_PATH, ATTR_RDONLY, 0, 0, NONE), "root.readonly")
+    if not c.request.pivot:
+        yield from _nothing_whole(c)
     op: Op = PivotRoot(c.slots.root) if c.request.pivot else MoveRoot(c.slots.root)
     yield Step(op, "root.path")
     yield from compile_mounts.root_propagation(c.spec)
+    if c.request.await_start_slot is not None:  # while it waits for start, nothing of this is held open
+        s = c.slots
+        for slot in (s.root, s.tree, s.file, s.null, s.master, s.slave, s.tty):
+            yield Step(Close(slot), "runtime")
+
+
+def _nothing_whole(c: _Context) -> Iterator[Step]:
+    """A root that is only moved leaves the host's mounts in the namespace. While a whole /proc or /sys is among them
+    the kernel lets a user namespace below mount another, with nothing masked in it (mount_too_revealing)."""
+    inside = (c.root_path or "/").rstrip("/") + "/"
+    for path in c.request.whole_mounts:
+        if path.startswith(inside):
+            continue
+        origin = f"root.path (hides the host's {path})"
+        if c.user_namespace:  # what it was born with it can't take off, but cover
+            yield Step(Mount("tmpfs", NONE, path, "tmpfs", ATTR_RDONLY, ""), origin)
+            continue
+        yield Step(Propagation(NONE, path, MS_SLAVE | MS_REC), origin)
+        yield Step(Umount(NONE, path, _MNT_DETACH), origin)
 
 
 def _hidden(c: _Context) -> Iterator[Step]:

@@ -42,10 +42,9 @@ from orlop.runtime.mount_options import (
     Options,
 )
 from orlop.runtime.ops import (
-    Close,
-    CopyMode,
     Copyup,
     Fsconfig,
+    Fsmode,
     Fsmount,
     Fsopen,
     Mount,
@@ -58,7 +57,6 @@ from orlop.runtime.ops import (
     Symlink,
     Target,
 )
-from orlop.runtime.optable import SKIP_MISSING
 from orlop.runtime.plan import Step
 from orlop.spec.errors import InvalidArgument
 from orlop.spec.runtime import IDMapping, RuntimeSpec
@@ -67,6 +65,7 @@ from orlop.spec.runtime import Mount as MountSpec
 _DATA_MAX = 4095  # mount(2) takes one page
 _FSCONFIG_FLAG, _FSCONFIG_STRING, _FSCONFIG_CREATE = 0, 1, 6
 _ATTR_OF_FLAG = {1: 1, 2: 2, 4: 4, 8: 8, 256: 0x200000, 1024: 0x10, 2048: 0x80, 1 << 24: 0x20}
+_SUPERBLOCK_FLAGS = {16: "sync", 128: "dirsync", 1 << 25: "lazytime"}
 # what may be mounted only on a directory that is there by that very name: elsewhere masks would miss their targets
 _STRICT = {"proc": PROC_MAGIC, "sysfs": SYSFS_MAGIC}
 
@@ -322,7 +321,7 @@ def root_propagation(spec: RuntimeSpec) -> Iterator[Step]:
 # --- mounts
 
 
-def mount_steps(item: Prepared, slots: Layout, peers: int) -> Iterator[Step]:
+def mount_steps(item: Prepared, slots: Layout, peers: int, user_namespace: bool = False) -> Iterator[Step]:
     """One mount, but for those of control groups. `peers`: the propagation of a tree that was opened outside, so that
     it does not lead back to the host; 0 leaves it."""
     options = item.options
@@ -331,27 +330,26 @@ def mount_steps(item: Prepared, slots: Layout, peers: int) -> Iterator[Step]:
     elif item.change_only:
         yield from _change(item, slots)
     elif options.bind:
-        yield from _bind(item, slots, peers)
-    elif options.copy_up or item.again or len(item.data) > _DATA_MAX:
+        yield from _bind(item, slots, peers, user_namespace)
+    elif options.copy_up or item.again or len(item.data) > _DATA_MAX or _inherits_mode(item):
         yield from _configured(item, slots)
     else:
         yield from _classic(item, slots)
 
 
+def _inherits_mode(item: Prepared) -> bool:
+    """A tmpfs that is given no mode has that of the directory that it hides, as with the other runtimes."""
+    return item.mount.type == "tmpfs" and not any(entry.startswith("mode=") for entry in item.options.data)
+
+
 def _classic(item: Prepared, slots: Layout) -> Iterator[Step]:
     options, root, origin = item.options, slots.root, item.origin
-    like_below = item.mount.type == "tmpfs" and not any(entry.startswith("mode=") for entry in options.data)
-    if like_below:  # a directory that is there keeps its mode, so that /tmp stays everybody's
-        yield Step(Close(slots.file), origin)
-        yield Step(Open(slots.file, root, item.target, O_PATH | O_DIRECTORY, 0, 0), origin, SKIP_MISSING)
     yield Step(Target(root, item.target, NONE, 0), origin)
     if item.mount.type in _STRICT:
         yield Step(Open(slots.tree, root, item.target, O_PATH | O_NOFOLLOW | O_DIRECTORY, 0, 0), origin)
     flags = options.flags & ~MS_RDONLY if item.held_writable else options.flags
     source = item.mount.source or item.mount.type
     yield Step(Mount(source, root, item.target, item.mount.type, flags, item.data), origin)
-    if like_below:
-        yield Step(CopyMode(slots.file, root, item.target), origin)
     if item.label and item.mount.type in _LABELLED_LATER:
         yield Step(Setxattr(root, item.target, "security.selinux", item.label.encode()), "linux.mountLabel")
     if options.recursive:
@@ -374,7 +372,6 @@ def _change(item: Prepared, slots: Layout) -> Iterator[Step]:
 def _configured(item: Prepared, slots: Layout) -> Iterator[Step]:
     """Through fsopen: what is mounted can be filled before it is seen, and its options are not bound to one page."""
     origin, options, root = item.origin, item.options, slots.root
-    yield Step(Target(root, item.target, NONE, 0), origin)
     yield Step(Fsopen(slots.file, item.mount.type), origin)
     yield Step(Fsconfig(slots.file, _FSCONFIG_STRING, "source", item.mount.source or item.mount.type), origin)
     for entry in options.data:
@@ -382,6 +379,12 @@ def _configured(item: Prepared, slots: Layout) -> Iterator[Step]:
         yield Step(Fsconfig(slots.file, _FSCONFIG_STRING if equals else _FSCONFIG_FLAG, key, value), origin)
     if item.label and item.mount.type not in _LABELLED_LATER:
         yield Step(Fsconfig(slots.file, _FSCONFIG_STRING, "context", item.label), "linux.mountLabel")
+    for flag, name in _SUPERBLOCK_FLAGS.items():
+        if options.flags & flag:
+            yield Step(Fsconfig(slots.file, _FSCONFIG_FLAG, name, ""), origin)
+    if _inherits_mode(item):
+        yield Step(Fsmode(slots.file, root, item.target), origin)
+    yield Step(Target(root, item.target, NONE, 0), origin)
     yield Step(Fsconfig(slots.file, _FSCONFIG_CREATE, "", ""), origin)
     attributes = sum(bit for flag, bit in _ATTR_OF_FLAG.items() if options.flags & flag) & ~ATTR_RDONLY
     yield Step(Fsmount(slots.tree, slots.file, attributes), origin)
@@ -396,7 +399,7 @@ def _configured(item: Prepared, slots: Layout) -> Iterator[Step]:
         yield Step(Propagation(root, item.target, propagation), origin)
 
 
-def _bind(item: Prepared, slots: Layout, peers: int) -> Iterator[Step]:
+def _bind(item: Prepared, slots: Layout, peers: int, user_namespace: bool) -> Iterator[Step]:
     origin, options = item.origin, item.options
     tree = item.opened
     if tree == NONE:
@@ -406,8 +409,8 @@ def _bind(item: Prepared, slots: Layout, peers: int) -> Iterator[Step]:
     # After it is attached: before Linux 5.12 these are remounts, which want a mount of the namespace.
     if item.opened != NONE and peers and not item.keeps_peers:
         yield _propagation(tree, peers | MS_REC, origin)
-    if options.attributes:
-        yield _setattr(tree, options.attributes, origin)
+    if change := mount_options.bound(options, user_namespace):
+        yield _setattr(tree, change, origin)
     if options.recursive:
         yield _setattr(tree, options.recursive, origin, True)
     for propagation in options.propagation:

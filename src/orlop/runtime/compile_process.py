@@ -41,6 +41,7 @@ SECCOMP_NEW_LISTENER = 8
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 DEFAULT_UMASK = 0o022
 _SYS_ADMIN = 1 << capabilities.BITS["CAP_SYS_ADMIN"]
+_SETS = ("bounding", "effective", "inheritable", "permitted", "ambient")
 _MOST_ID = (1 << 32) - 2  # -1 means "unchanged" to the kernel
 
 # setrlimit(2); numbers of x86-64 and arm64
@@ -146,10 +147,7 @@ def capability_sets(wanted: Capabilities | None, limit: int) -> CapabilitySets:
     gets none.
     """
     wanted = wanted or Capabilities()
-    masks = {
-        name: _known(getattr(wanted, name)) & limit
-        for name in ("bounding", "effective", "inheritable", "permitted", "ambient")
-    }
+    masks = {name: _known(getattr(wanted, name)) & limit for name in _SETS}
     beyond = masks["effective"] & ~masks["permitted"]
     if beyond:
         raise InvalidArgument(f"process.capabilities.effective: {capabilities.names(beyond)[0]} is not permitted")
@@ -161,9 +159,17 @@ def ungranted(wanted: Capabilities | None, limit: int) -> tuple[str, ...]:
     """Names that are asked for and will not be given; the specification wants them told to the user."""
     if wanted is None:
         return ()
-    asked = (*wanted.bounding, *wanted.effective, *wanted.inheritable, *wanted.permitted, *wanted.ambient)
+    asked = [name for field in _SETS for name in getattr(wanted, field)]
     unknown = dict.fromkeys(repr(name[:64]) for name in asked if name not in capabilities.BITS)
     return (*capabilities.names(_known(asked) & ~limit), *unknown)
+
+
+def unraised(wanted: Capabilities | None, limit: int) -> tuple[str, ...]:
+    """Ambient capabilities that are asked for and can be given, but for the sets that they would need."""
+    if wanted is None:
+        return ()
+    raised = capability_sets(wanted, limit).ambient
+    return capabilities.names(_known(wanted.ambient) & limit & ~raised)
 
 
 def _known(names: Iterable[str]) -> int:

@@ -33,6 +33,7 @@ MEMORY_FLAGS: dict[str, int] = {
     "MPOL_F_NUMA_BALANCING": 1 << 13,
 }
 _MOST_CPUS = 8192
+_EVERYWHERE = b"\xff" * (_MOST_CPUS // 8)
 _LEAST_TIME, _MOST_TIME = 1024, (1 << 63) - 1  # sched(7): nanoseconds of SCHED_DEADLINE
 
 
@@ -48,10 +49,16 @@ def check(process: Process) -> None:
 
 
 def steps(process: Process, linux: Linux, init: bool) -> Iterator[Step]:
-    """The steps in the process itself. The affinity is for processes that join a container, not for its first."""
+    """The steps in the process itself. The affinity is for processes that join a container, not for its first.
+
+    Without one the process may run wherever its control group lets it: the affinity that the runtime's caller happens
+    to have is nothing that the configuration asks for, and since Linux 6.2 joining a cpuset leaves it on.
+    """
+    where = "process.execCPUAffinity.final"
     if not init and process.exec_cpu_affinity is not None and process.exec_cpu_affinity.final:
-        where = "process.execCPUAffinity.final"
         yield Step(Affinity(cpu_mask(process.exec_cpu_affinity.final, where)), where)
+    else:
+        yield Step(Affinity(_EVERYWHERE), "linux.resources.cpu.cpus")
     if linux.personality is not None:
         yield Step(Personality(personality(linux)), f"linux.personality ({linux.personality.domain})")
     if linux.memory_policy is not None:
@@ -92,11 +99,10 @@ def _scheduler(process: Process) -> Scheduler:
 
 
 def _check_policy(wanted: SchedulerSpec) -> None:
+    """The kernel itself refuses these; a nice value it takes with every policy, and uses with two."""
     where, policy = "process.scheduler", wanted.policy
     if wanted.priority and policy not in ("SCHED_FIFO", "SCHED_RR"):
         raise InvalidArgument(f"{where}.priority: is for SCHED_FIFO and SCHED_RR only")
-    if wanted.nice and policy not in ("SCHED_OTHER", "SCHED_BATCH"):
-        raise InvalidArgument(f"{where}.nice: is for SCHED_OTHER and SCHED_BATCH only")
     if policy == "SCHED_DEADLINE":
         _check_deadline(wanted)
     elif wanted.runtime or wanted.deadline or wanted.period:

@@ -11,13 +11,15 @@ import msgspec
 
 from orlop.cgroups import apply as cgroups
 from orlop.cgroups import driver
+from orlop.cgroups.facts import unescape
+from orlop.cgroups.files import read
 from orlop.cgroups.units import Place
 from orlop.runtime import hooks, idmaps
 from orlop.runtime.annotations import SECCOMP_UNKNOWN, is_set
 from orlop.runtime.children import children
 from orlop.runtime.compile import CreateRequest, Terminal, compile_create
 from orlop.runtime.compile_cgroups import joins_early
-from orlop.runtime.compile_process import Filter, available, ungranted
+from orlop.runtime.compile_process import Filter, available, ungranted, unraised
 from orlop.runtime.facts import Host
 from orlop.runtime.home import with_home
 from orlop.runtime.host import probe_host
@@ -117,6 +119,16 @@ def _links(spec: RuntimeSpec, bundle: str) -> dict[int, str]:
 
 def _netlink_slot(spec: RuntimeSpec, free: int) -> int | None:
     return free if spec.linux is not None and spec.linux.net_devices else None
+
+
+def whole_mounts(mountinfo: str) -> tuple[str, ...]:
+    """Where all of a proc or sysfs is mounted (proc_pid_mountinfo(5)), the last mounted first."""
+    found = []
+    for line in mountinfo.splitlines():
+        fields, _, rest = line.partition(" - ")
+        if fields.split(" ")[3] == "/" and rest.split(" ")[0] in ("proc", "sysfs"):
+            found.append(unescape(fields.split(" ")[4]))
+    return tuple(reversed(found))
 
 
 def place_of(spec: RuntimeSpec, identifier: str, systemd: bool) -> Place:
@@ -286,6 +298,7 @@ class _Making:
             make_devices=bool(self.linux.devices) and _makes_devices(self.host),
             netlink_slot=_netlink_slot(self.spec, len(self.inherited) + len(idmapped)),
             pivot=options.pivot,
+            whole_mounts=() if options.pivot else whole_mounts(read("/proc/self/mountinfo")),
             keyring=options.keyring,
             await_start_slot=start,
             console_slot=console,
@@ -331,8 +344,14 @@ class _Making:
     def _warn(self) -> None:
         assert self.spec.process is not None
         own = any(namespace.type == "user" for namespace in self.linux.namespaces)
-        for name in ungranted(self.spec.process.capabilities, available(self.host, own)):
+        limit = available(self.host, own)
+        for name in ungranted(self.spec.process.capabilities, limit):
             self.options.warn(f"process.capabilities: {name} cannot be granted here and is left out")
+        for name in unraised(self.spec.process.capabilities, limit):
+            self.options.warn(
+                f"process.capabilities.ambient: can't raise ambient capability {name}: it is not both permitted and"
+                " inheritable"
+            )
 
     # --- while the helper runs
 

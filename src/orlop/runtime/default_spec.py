@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from orlop.spec.hidden import MASKED_PATHS, READONLY_PATHS
 from orlop.spec.runtime import (
     VERSION,
@@ -21,6 +23,17 @@ from orlop.spec.runtime import (
 
 _CAPABILITIES = ("CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE")
 _PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+def default_config(rootless: bool = False, uid: int = 0, gid: int = 0, v1: bool = False) -> bytes:
+    """`default_spec` as JSON. The user's ids are there though they are zero: what edits a template looks for them.
+    Where control groups are of version 1 there is no namespace of them, as in other runtimes' templates, to which it
+    is added by those who want one."""
+    config = msgspec.to_builtins(default_spec(rootless, uid, gid))
+    config["process"]["user"] = {"uid": 0, "gid": 0}
+    if v1:
+        config["linux"]["namespaces"] = [ns for ns in config["linux"]["namespaces"] if ns["type"] != "cgroup"]
+    return msgspec.json.encode(config)
 
 
 def default_spec(rootless: bool = False, uid: int = 0, gid: int = 0) -> RuntimeSpec:

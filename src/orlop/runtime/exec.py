@@ -88,7 +88,9 @@ def _check_running(record: Record, host: Host, ignore_paused: bool) -> None:
     now = status(record, record.alive and frozen(host.cgroups, record.cgroup))
     if now == "stopped":
         raise FailedPrecondition(f"cannot exec in container {record.id}: it is stopped (container not running)")
-    if now == "creating" or (now == "paused" and not ignore_paused):
+    if now == "paused" and not ignore_paused:
+        raise FailedPrecondition(f"cannot exec in a paused container: {record.id}; resume it, or use --ignore-paused")
+    if now == "creating":
         raise FailedPrecondition(f"cannot exec in container {record.id}: it is {now}")
 
 

@@ -34,6 +34,7 @@ class Foreground:
     def take_master(self, master: int) -> None:
         """Carry this terminal from now on; the descriptor is closed at the end."""
         self.master = master
+        _plain_newlines(master)
         _copy_size(master)
 
     def __enter__(self) -> Foreground:
@@ -45,6 +46,7 @@ class Foreground:
     def __exit__(self, *_: object) -> None:
         received(self._signals)  # what nobody has waited for must not strike when it is let through
         signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
+        self._drain()  # of a process that has not come up, what its hooks have said
         for fd in (self._signals, self.master):
             if fd >= 0:
                 os.close(fd)
@@ -102,6 +104,14 @@ def _copy(source: int, target: int) -> bool:
     return False
 
 
+def _plain_newlines(master: int) -> None:
+    """A newline leaves the container as such, as it would without a terminal: ours makes it carriage return and
+    newline, and where our output is a file or a pipe nothing should."""
+    attributes = termios.tcgetattr(master)
+    attributes[1] &= ~termios.ONLCR
+    termios.tcsetattr(master, termios.TCSANOW, attributes)
+
+
 def _copy_size(master: int) -> None:
     try:
         fcntl.ioctl(master, termios.TIOCSWINSZ, fcntl.ioctl(0, termios.TIOCGWINSZ, bytes(8)))
@@ -111,7 +121,7 @@ def _copy_size(master: int) -> None:
 
 @contextmanager
 def _raw(fd: int) -> Iterator[None]:
-    """The user's terminal passes every key on, until the end."""
+    """The user's terminal passes every key on, until the end. What is shown there it still makes into lines."""
     try:
         before = termios.tcgetattr(fd)
     except termios.error:
@@ -119,6 +129,9 @@ def _raw(fd: int) -> Iterator[None]:
         return
     try:
         tty.setraw(fd, termios.TCSANOW)  # what has been typed already is for the process
+        attributes = termios.tcgetattr(fd)
+        attributes[1] |= termios.OPOST
+        termios.tcsetattr(fd, termios.TCSANOW, attributes)
         yield
     finally:
         termios.tcsetattr(fd, termios.TCSANOW, before)

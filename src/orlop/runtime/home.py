@@ -1,4 +1,4 @@
-"""The user's home directory, for a process whose environment does not name it."""
+"""The environment a process really gets: every variable once, and the user's home directory where it is not named."""
 
 from __future__ import annotations
 
@@ -10,14 +10,24 @@ from orlop.spec.runtime import Process
 
 
 def with_home(process: Process, root: str) -> Process:
-    """`process` with HOME from the container's own /etc/passwd, `/` where that does not tell.
+    """`process` with HOME from the container's own /etc/passwd, `/` where that does not tell, and of a variable that
+    is there several times the last value alone.
 
     `root` is the root directory as seen from here; what is not there or can't be read has no users.
     """
-    if any(entry.startswith("HOME=") and len(entry) > 5 for entry in process.env):
-        return process
-    kept = tuple(entry for entry in process.env if not entry.startswith("HOME="))
-    return msgspec.structs.replace(process, env=(*kept, f"HOME={_home(process.user.uid, root)}"))
+    env = last_values(process.env)
+    if not any(entry.startswith("HOME=") and len(entry) > 5 for entry in env):
+        kept = tuple(entry for entry in env if not entry.startswith("HOME="))
+        env = (*kept, f"HOME={_home(process.user.uid, root)}")
+    return process if env == process.env else msgspec.structs.replace(process, env=env)
+
+
+def last_values(env: tuple[str, ...]) -> tuple[str, ...]:
+    """Each variable once, with the value that was given last: getenv(3) would find the first, a shell the last."""
+    last = {entry.partition("=")[0]: index for index, entry in enumerate(env)}
+    if len(last) == len(env):
+        return env
+    return tuple(env[index] for index in sorted(last.values()))
 
 
 def _home(uid: int, root: str) -> str:

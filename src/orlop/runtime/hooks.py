@@ -17,7 +17,7 @@ from orlop.spec.runtime import Hook, State
 def run_hooks(hooks: tuple[Hook, ...], where: str, state: State) -> None:
     """Run all of them. Raises with the JSON path of the first one that fails."""
     for index, hook in enumerate(hooks):
-        _run(hook, f"{where}[{index}] ({hook.path})", state)
+        _run(hook, _named(where, index, hook), state)
 
 
 def run_all_hooks(hooks: tuple[Hook, ...], where: str, state: State) -> list[str]:
@@ -25,7 +25,7 @@ def run_all_hooks(hooks: tuple[Hook, ...], where: str, state: State) -> list[str
     errors = []
     for index, hook in enumerate(hooks):
         try:
-            _run(hook, f"{where}[{index}] ({hook.path})", state)
+            _run(hook, _named(where, index, hook), state)
         except (FailedPrecondition, DeadlineExceeded, OSError) as error:
             errors.append(str(error))
     return errors
@@ -49,6 +49,11 @@ def close_streams(streams: Iterable[int | None]) -> None:
     for fd in streams:
         if fd is not None:
             os.close(fd)
+
+
+def _named(where: str, index: int, hook: Hook) -> str:
+    """The JSON path, and the words by which other runtimes tell of it."""
+    return f"{where}[{index}]: error running {where.removeprefix('hooks.')} hook #{index}: {hook.path}"
 
 
 def _run(hook: Hook, where: str, state: State) -> None:

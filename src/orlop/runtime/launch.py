@@ -13,16 +13,27 @@ import msgspec
 
 from orlop.runtime import slots
 from orlop.runtime.children import children
+from orlop.runtime.compile_layout import O_NOFOLLOW
 from orlop.runtime.encode import encode
 from orlop.runtime.handshake import CLONED, FAILED, GO_ON, MESSAGE_MAX, Handshake, Message, parse_message
-from orlop.runtime.ops import Clone, Execve, FindExec
+from orlop.runtime.ops import Clone, Execve, FindExec, Hook, Open, Scheduler
 from orlop.runtime.plan import Plan, Step
 from orlop.runtime.spawn import launch_program, spawn
 from orlop.spec.errors import ContainerExit, Internal, OrlopError, PermissionDenied, ResourceExhausted
 from orlop.sys.memfd import sealed
 from orlop.sys.procfs import executed
 
-__all__ = ["LaunchFailed", "Launched", "OnSync", "failure_of", "follow", "launch", "launch_program", "prepare", "spawn"]
+__all__ = [
+    "LaunchFailed",
+    "Launched",
+    "OnSync",
+    "failure_of",
+    "follow",
+    "launch",
+    "launch_program",
+    "prepare",
+    "spawn",
+]
 
 _MOST_FDS = 64  # the helper has no more slots
 
@@ -211,8 +222,20 @@ def failure_of(step: Step | None, message: Message, command: str) -> OrlopError:
         return _cannot_execute(command, message)
     detail = f": {message.text}" if message.text else ""
     origin = f"{step.origin}: " if step.origin else ""
-    text = f"{origin}{_call(type(step.op).__name__)}: {name}{detail}"
+    text = f"{origin}{_explained(step, message.value)}{_call(type(step.op).__name__)}: {name}{detail}"
     return LaunchFailed(_printable(text), message.stage, message.index, message.value)
+
+
+def _explained(step: Step, number: int) -> str:
+    """What the operation was for, where its error would not tell; in the words that other runtimes have for it."""
+    if isinstance(step.op, Hook):
+        name, _, index = step.origin.removeprefix("hooks.").rstrip("]").partition("[")
+        return f"error running {name} hook #{index}: "
+    if isinstance(step.op, Open) and step.op.flags & O_NOFOLLOW and number in (errno.ENOTDIR, errno.ELOOP):
+        return "must be mounted on ordinary directory, not on a link: "
+    if isinstance(step.op, Scheduler) and number == errno.EPERM:
+        return "process scheduler can't be used together with AllowedCPUs (resources.cpu.cpus), or is not permitted: "
+    return ""
 
 
 def _printable(text: str) -> str:

@@ -29,4 +29,7 @@ def hand_over(seccomp: Seccomp, listener: int, state: State, pid: int) -> None:
             agent.connect(seccomp.listener_path)
             socket.send_fds(agent, [msgspec.json.encode(message)], [listener])
     except OSError as error:
-        raise from_os(error, f"linux.seccomp.listenerPath: {os.fspath(seccomp.listener_path)}") from error
+        raise from_os(
+            error,
+            f"linux.seccomp.listenerPath: failed to connect with seccomp agent: {os.fspath(seccomp.listener_path)}",
+        ) from error

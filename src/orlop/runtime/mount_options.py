@@ -93,6 +93,10 @@ RECURSIVE: dict[str, tuple[int, int]] = {"r" + name: pair for name, pair in ATTR
 OTHERS = ("copy-symlink", "dest-nofollow", "idmap", "ridmap", "src-nofollow", "tmpcopyup")
 NAMES: tuple[str, ...] = tuple(sorted({*FLAGS, *PROPAGATION, *RECURSIVE, *OTHERS}))
 
+# mount(2): mount_setattr(2). Of these a user namespace may not take off what another one has put on
+_LOCKABLE = {MS_RDONLY: ATTR_RDONLY, MS_NOSUID: ATTR_NOSUID, MS_NODEV: ATTR_NODEV, MS_NOEXEC: ATTR_NOEXEC}
+_PLAIN = _LOCKABLE | {MS_NOSYMFOLLOW: ATTR_NOSYMFOLLOW}
+_TIMES = MS_NOATIME | MS_NODIRATIME | MS_RELATIME | MS_STRICTATIME
 # what a bind mount has of its own; everything else belongs to the file system, which it shares
 _OF_A_BIND = {*ATTRIBUTES, "bind", "rbind", "defaults", "silent", "loud", "remount"}
 
@@ -117,13 +121,15 @@ class Attributes(msgspec.Struct, frozen=True):
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
     """The options of one mount, sorted out. `flags` are for mount(2); `attributes` say the same, and what is to be
-    cleared, for a bind; `recursive` reach the mounts beneath; `data` is the file system's own."""
+    cleared, for a remount; `explicit` that any was named; `recursive` reach the mounts beneath; `data` is the file
+    system's own."""
 
     flags: int = 0
     attributes: Attributes = Attributes()
     recursive: Attributes = Attributes()
     propagation: tuple[int, ...] = ()
     data: tuple[str, ...] = ()
+    explicit: bool = False
     copy_up: bool = False
     id_map: str = ""  # idmap, ridmap or neither
     source_itself: bool = False  # a link is bound as a link
@@ -137,6 +143,24 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def read_only(self) -> bool:
         return bool(self.flags & MS_RDONLY)
+
+
+def bound(options: Options, keep_locked: bool) -> Attributes:
+    """What a bind mount is changed to, as by `mount --bind` with options (mount(8)): with none of them it stays as its
+    source is mounted; with any, all flags are those that are named, but that times of access stay as they are unless
+    one is set. `keep_locked`: in a user namespace the source's flags stay unless they are taken off by name."""
+    if not options.explicit:
+        return Attributes()
+    set_ = sum(bit for flag, bit in _PLAIN.items() if options.flags & flag)
+    clear = sum(_PLAIN.values()) & ~set_
+    if keep_locked:
+        clear &= ATTR_NOSYMFOLLOW | options.attributes.clear
+    times = options.flags & _TIMES
+    if times:
+        clear |= ATTR_ATIME | (0 if times & MS_NODIRATIME else ATTR_NODIRATIME)
+        set_ |= ATTR_NODIRATIME if times & MS_NODIRATIME else 0
+        set_ |= ATTR_STRICTATIME if times & MS_STRICTATIME else ATTR_NOATIME if times & MS_NOATIME else ATTR_RELATIME
+    return Attributes(set_, clear)
 
 
 def parse(options: tuple[str, ...], where: str, bind: bool = False) -> Options:
@@ -164,6 +188,7 @@ def parse(options: tuple[str, ...], where: str, bind: bool = False) -> Options:
         recursive=recursive,
         propagation=tuple(propagation),
         data=tuple(data),
+        explicit=any(name in ATTRIBUTES for name in options),
         copy_up="tmpcopyup" in options,
         id_map=next((name for name in ("ridmap", "idmap") if _has(options, name)), ""),
         source_itself="src-nofollow" in options,

@@ -288,20 +288,20 @@ class Copyup(Op, frozen=True):
     path: str
 
 
+class Fsmode(Op, frozen=True):
+    """Give a file system to come the `mode` of the directory at a path; a missing one leaves the file system's own."""
+
+    slot: int
+    at: int
+    path: str
+
+
 class Umount(Op, frozen=True):
     """umount2(2); with at >= 0 the last component is not followed."""
 
     at: int
     path: str
     flags: int
-
-
-class CopyMode(Op, frozen=True):
-    """Give the directory at a path the mode of slot `like`."""
-
-    like: int
-    at: int
-    path: str
 
 
 class Setxattr(Op, frozen=True):
@@ -509,8 +509,8 @@ CODES: dict[int, tuple[type[Op], tuple[tuple[str, str], ...]]] = {
     50: (MoveRoot, (("root", "slot"),)),
     51: (Chroot, (("root", "slot"),)),
     52: (Copyup, (("slot", "slot"), ("at", "slot"), ("path", "str"),)),
+    54: (Fsmode, (("slot", "slot"), ("at", "slot"), ("path", "str"),)),
     53: (Umount, (("at", "slot"), ("path", "str"), ("flags", "u32"),)),
-    54: (CopyMode, (("like", "slot"), ("at", "slot"), ("path", "str"),)),
     55: (Setxattr, (("at", "slot"), ("path", "str"), ("name", "str"), ("value", "bytes"),)),
     60: (Pty, (("master", "fill"), ("slave", "fill"), ("at", "slot"), ("path", "str"), ("rows", "u32"), ("columns", "u32"), ("uid", "u32"),)),
     61: (Ctty, (("slot", "slot"),)),

@@ -30,7 +30,7 @@ def update(store: Store, identifier: str, changes: Resources, rdt: IntelRdt = In
     raw = _configuration(store, identifier)
     spec = parse_runtime_spec(raw).value
     linux = spec.linux or Linux()
-    changes = named(changes)
+    changes = _unlimited(named(changes))
     whole = overlaid(linux.resources or Resources(), changes)
     driver.update(probe(), record.place, _complete(changes, whole))
     new = msgspec.structs.replace(linux, resources=whole, intel_rdt=_schemata(linux, identifier, rdt))
@@ -68,6 +68,14 @@ def named(changes: Resources) -> Resources:
         if (part := getattr(changes, name)) is not None
     }
     return msgspec.structs.replace(changes, **parts)
+
+
+def _unlimited(changes: Resources) -> Resources:
+    """Without a limit on memory one on memory and swap together makes no sense, and the kernel refuses it."""
+    memory = changes.memory
+    if memory is None or memory.limit != -1 or memory.swap is not None:
+        return changes
+    return msgspec.structs.replace(changes, memory=msgspec.structs.replace(memory, swap=-1))
 
 
 def _without_zeros(part: S) -> S:

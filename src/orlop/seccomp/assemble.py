@@ -211,9 +211,10 @@ def _check_rule(seccomp: Seccomp, rule: SeccompRule, where: str) -> None:
     if rule.action == "SCMP_ACT_NOTIFY":
         if not seccomp.listener_path:
             raise InvalidArgument(f"{_WHERE}.{where}.action: SCMP_ACT_NOTIFY needs listenerPath")
-        if "write" in rule.names or "sendmsg" in rule.names:
+        for name in ("write", "sendmsg"):
             # whoever installs the filter hands the listener over with these, under the filter
-            raise InvalidArgument(f"{_WHERE}.{where}.names: SCMP_ACT_NOTIFY cannot be used for write or sendmsg")
+            if name in rule.names:
+                raise InvalidArgument(f"{_WHERE}.{where}.names: SCMP_ACT_NOTIFY cannot be used for the {name} syscall")
 
 
 def _alternatives(args: tuple[SeccompArg, ...], where: str) -> tuple[tuple[_Compare, ...], ...]:

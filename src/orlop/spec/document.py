@@ -34,15 +34,29 @@ def parse(raw: bytes, kind: type[T], what: str) -> Document[T]:
 
 
 def decode(raw: bytes, kind: type[T], what: str) -> T:
-    """Decode JSON, or raise `InvalidArgument` with one line: what, the JSON path, and what was wrong there."""
+    """Decode JSON, or raise `InvalidArgument` with one line: what, the JSON path, and what was wrong there.
+
+    A field that is null is one that is absent: so the tools write it that are written in Go, and so they read it.
+    """
     try:
         return msgspec.json.decode(raw, type=kind)
     except msgspec.ValidationError as error:
+        if b"null" in raw:
+            try:
+                return msgspec.convert(_without_nulls(msgspec.json.decode(raw)), type=kind)
+            except (msgspec.ValidationError, RecursionError):
+                pass  # the first error says it better
         text, at, path = str(error).partition(" - at ")
         where = path.strip("`") if at else "$"
         raise InvalidArgument(f"{what}: {where}: {_lower(text)}") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidArgument(f"{what}: not valid JSON: {_lower(str(error))}") from None
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
+    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
 
 
 def encode(value: Any) -> bytes:

@@ -13,13 +13,13 @@ RTMIN, RTMAX = 34, 64  # as libc counts: the first two real-time signals are its
 _NUMBERS = {name: number for number, name in enumerate(NAMES) if name} | {"IOT": 6, "POLL": 29, "CLD": 17}
 
 
-def parse_signal(text: str) -> int:
-    """The number of a signal given by name or number. 0, which sends nothing, is refused."""
+def parse_signal(text: str, least: int = 1) -> int:
+    """The number of a signal given by name or number. 0, which sends nothing, is refused unless `least` is 0."""
     name = text.upper().removeprefix("SIG")
     number = (
         int(name) if name.isascii() and name.isdigit() and len(name) < 4 else _NUMBERS.get(name) or _real_time(name)
     )
-    if number is None or not 1 <= number <= RTMAX:
+    if number is None or not least <= number <= RTMAX:
         raise InvalidArgument(f"invalid signal: {text[:40]}")
     return number
 

@@ -13,7 +13,6 @@ from orlop.runtime import exec as execution
 from orlop.runtime.children import children
 from orlop.runtime.foreground import Foreground
 from orlop.runtime.state import Store
-from orlop.spec.capabilities import BITS
 from orlop.spec.document import decode
 from orlop.spec.errors import InvalidArgument, from_os
 from orlop.spec.runtime import Capabilities, Process, RuntimeSpec, User
@@ -140,9 +139,6 @@ def _number(text: str, flag: str) -> int:
 
 def _capabilities(old: Capabilities, added: tuple[str, ...]) -> Capabilities:
     """Into the sets as the other runtimes do: never the inheritable one, and the ambient one where that has any."""
-    for name in added:
-        if name not in BITS:
-            raise InvalidArgument(f"--cap: unknown capability {name[:64]!r}")
     return Capabilities(
         bounding=old.bounding + added,
         effective=old.effective + added,

@@ -376,6 +376,7 @@ def _configured(item: Prepared, slots: Layout) -> Iterator[Step]:
     yield Step(Fsconfig(slots.file, _FSCONFIG_STRING, "source", item.mount.source or item.mount.type), origin)
     for entry in options.data:
         key, equals, value = entry.partition("=")
+        value = value.strip('"') if key.endswith("context") else value  # quotes are mount(2)'s, for commas in a label
         yield Step(Fsconfig(slots.file, _FSCONFIG_STRING if equals else _FSCONFIG_FLAG, key, value), origin)
     if item.label and item.mount.type not in _LABELLED_LATER:
         yield Step(Fsconfig(slots.file, _FSCONFIG_STRING, "context", item.label), "linux.mountLabel")

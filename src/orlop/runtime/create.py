@@ -26,7 +26,7 @@ from orlop.runtime.host import probe_host
 from orlop.runtime.launch import launch
 from orlop.runtime.ops import AwaitStart
 from orlop.runtime.plan import Plan
-from orlop.runtime.state import CONFIG, FIFO, Record, Store
+from orlop.runtime.state import CONFIG, FIFO, NOTIFY, Record, Store
 from orlop.runtime.streams import own_streams
 from orlop.spec.document import Document
 from orlop.spec.errors import FailedPrecondition, InvalidArgument, from_os
@@ -35,13 +35,15 @@ from orlop.sys.procfs import boot_id, start_time
 
 if TYPE_CHECKING:
     from orlop.runtime.net_devices import Moved
+    from orlop.runtime.notify import NotifySocket
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
     """How to create. `console` is a connected socket that the terminal's master is sent over; `on_console` takes the
     master instead. `preserve` are descriptors that the process gets by
     the same numbers. `start`: run through at once, instead
-    of waiting for `start`. `warn` is told what had to be left out."""
+    of waiting for `start`. `warn` is told what had to be left out. `notify` is made in
+    the container, and listens with `start`."""
 
     bundle: str
     id: str
@@ -56,6 +58,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     cgroups: bool = True  # without, it has no control groups of its own
     environment: tuple[str, ...] = ()  # added to process.env
     warn: Callable[[str], None] = lambda _: None
+    notify: NotifySocket | None = None
 
 
 def read_bundle(bundle: str, config: str = CONFIG) -> Document[RuntimeSpec]:
@@ -159,12 +162,21 @@ def create(store: Store, options: Options) -> Record:
     spec = idmaps.with_mappings(spec)
     if not options.cgroups:
         check_no_groups(spec, options.warn)
+    directory = store.path(options.id, NOTIFY)
+    if options.notify is not None:
+        from orlop.runtime.notify import with_socket
+
+        spec = with_socket(spec, directory)
     making = _Making(store, options, spec, host, record)
     # whatever is wrong in the configuration shows before anything is made
     making.compile(dry=True)
     store.reserve(record)
     try:
         store.write(options.id, CONFIG, document.raw)
+        if options.notify is not None:
+            options.notify.make(directory)
+            if options.start:
+                options.notify.listen(directory)
         return making.make()
     except BaseException:
         making.undo()

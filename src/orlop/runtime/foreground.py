@@ -8,7 +8,7 @@ import select
 import signal
 import termios
 import tty
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from orlop.runtime.children import children
@@ -30,12 +30,18 @@ class Foreground:
         self.master = -1
         self._signals = -1
         self._mask: set[int] = set()
+        self._watched = -1
+        self._act: Callable[[], bool] = lambda: True
 
     def take_master(self, master: int) -> None:
         """Carry this terminal from now on; the descriptor is closed at the end."""
         self.master = master
         _plain_newlines(master)
         _copy_size(master)
+
+    def watch(self, fd: int, act: Callable[[], bool]) -> None:
+        """Call `act` while there is something to read, until it returns True. The descriptor stays the caller's."""
+        self._watched, self._act = fd, act
 
     def __enter__(self) -> Foreground:
         numbers = signal.valid_signals() - _KEPT | {signal.SIGCHLD}
@@ -62,6 +68,8 @@ class Foreground:
         if self.master >= 0:
             poll.register(self.master, select.POLLIN)
             poll.register(0, select.POLLIN)
+        if self._watched >= 0:
+            poll.register(self._watched, select.POLLIN)
         while True:
             done, status = children().wait(pid, os.WNOHANG)
             if done:
@@ -70,6 +78,10 @@ class Foreground:
             for fd, _ in poll.poll():
                 if fd == self._signals:
                     self._pass_on(pid)
+                elif fd == self._watched:
+                    if self._act():
+                        poll.unregister(fd)
+                        self._watched = -1
                 elif not _copy(fd, 1 if fd == self.master else self.master):
                     poll.unregister(fd)
 

@@ -23,7 +23,7 @@ from orlop.sys.procfs import boot_id, start_time
 
 Phase = Literal["creating", "created", "running"]
 Status = Literal["creating", "created", "running", "stopped", "paused"]
-FIFO, STATE, CONFIG = "exec.fifo", "state.json", "config.json"
+FIFO, STATE, CONFIG, NOTIFY = "exec.fifo", "state.json", "config.json", "notify"
 _WAITING = "/memfd:orlop-launch"  # what /proc/PID/exe says of the launch helper
 _ID_MAX = 200
 _ID_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_+-.")
@@ -161,12 +161,19 @@ class Store:
         try:
             names = os.listdir(directory)
             for name in sorted(names, key=lambda name: name == STATE):
-                os.unlink(os.path.join(directory, name))
+                path = os.path.join(directory, name)
+                os.unlink(path) if name != NOTIFY else _remove_directory(path)
             os.rmdir(directory)
         except FileNotFoundError:
             return
         except OSError as error:
             raise from_os(error, "remove state") from error
+
+
+def _remove_directory(path: str) -> None:
+    for name in os.listdir(path):
+        os.unlink(os.path.join(path, name))
+    os.rmdir(path)
 
 
 def _invalid_id(identifier: str) -> str:

@@ -9,6 +9,7 @@ import signal
 from orlop._stubs.cri import api_pb2 as api
 from orlop.cri.containers import find
 from orlop.cri.node import Node
+from orlop.cri.waiting import readable
 from orlop.engine.config import ExecConfig
 from orlop.engine.exec import ExecSession
 from orlop.spec.errors import DeadlineExceeded, InvalidArgument
@@ -64,17 +65,6 @@ async def _to_the_end(session: ExecSession, readers: tuple[int, int], timeout: i
         os.close(pidfd)
         for output in outputs:
             output.close()
-
-
-async def readable(fd: int) -> None:
-    """Wait until a descriptor can be read: a pidfd, until its process has ended (pidfd_open(2))."""
-    loop = asyncio.get_running_loop()
-    ready = asyncio.Event()
-    loop.add_reader(fd, ready.set)
-    try:
-        await ready.wait()
-    finally:
-        loop.remove_reader(fd)
 
 
 class Collected:

@@ -15,7 +15,11 @@ from typing import Any, ParamSpec, TypeVar
 from orlop.cri.exits import Exits
 from orlop.cri.samples import Samples
 from orlop.cri.settings import Settings
+from orlop.cri.streaming.backend import Backend
+from orlop.cri.streaming.limits import Limits
+from orlop.cri.streaming.server import Server
 from orlop.engine.engine import Engine
+from orlop.spec.errors import Unavailable
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -32,7 +36,28 @@ class Node:
         # calls which wait for theirs can't keep them from being done
         self.exits = Exits(self)
         self.samples = Samples()
+        self._stream_server: Server | None = None
         self._sleepers: set[asyncio.Event] = set()
+
+    @property
+    def stream_server(self) -> Server:
+        """Where exec, attach and port-forward happen; there while the node is served."""
+        if self._stream_server is None:
+            raise Unavailable("the streaming server is not running")
+        return self._stream_server
+
+    async def serve_streams(self, backend: Backend) -> None:
+        """Start the streaming server."""
+        limits = Limits(idle=self.settings.stream_idle_timeout)
+        streams = Server(backend, self.settings.streaming_address, self.settings.streaming_port, limits)
+        await streams.start()
+        self._stream_server = streams
+
+    async def end_streams(self) -> None:
+        """End every session and the streaming server."""
+        if self._stream_server is not None:
+            await self._stream_server.close()
+            self._stream_server = None
 
     async def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a function of the engine in a thread of its own."""

@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from orlop.cri import containers, events, exec, images, methods, metrics, pods, stats, status, updates
+from orlop.cri import containers, events, exec, images, methods, metrics, pods, sessions, stats, status, updates
 from orlop.cri.node import Node
 from orlop.spec.errors import CODES, OrlopError, Unimplemented
 
@@ -35,6 +35,9 @@ RUNTIME: Mapping[str, Callable[..., Any]] = {
     "StreamContainers": containers.stream,
     "ReopenContainerLog": containers.reopen_log,
     "ExecSync": exec.exec_sync,
+    "Exec": sessions.exec_url,
+    "Attach": sessions.attach_url,
+    "PortForward": sessions.port_forward_url,
     "UpdateContainerResources": updates.container,
     "UpdatePodSandboxResources": updates.pod,
     "GetContainerEvents": events.stream,

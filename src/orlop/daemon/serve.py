@@ -17,6 +17,7 @@ from pathlib import Path
 
 from orlop.cri import server
 from orlop.cri.node import Node
+from orlop.cri.sessions import Sessions
 from orlop.cri.settings import Settings
 from orlop.daemon import notify
 from orlop.daemon.config import Config
@@ -60,12 +61,14 @@ async def _serve(config: Config) -> int:
     warm = asyncio.create_task(_keep_warm(config)) if config.runtime.warm else None
     try:
         await _recover(node)
+        await node.serve_streams(Sessions(node))
         serving = await server.start(node, config.cri.socket)
         log.info("serving the Container Runtime Interface on %s", config.cri.socket)
         notify.ready()
         await stop.wait()
         notify.stopping()
         log.info("stopping: calls under way have %g s", config.daemon.shutdown_timeout)
+        await node.end_streams()
         await serving.stop(config.daemon.shutdown_timeout)
     finally:
         if warm is not None:

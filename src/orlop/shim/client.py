@@ -163,6 +163,14 @@ class ShimClient:
             self._arrived.extend(frame for frame in self._decoder.feed(data) if frame.type != frames.OK)
         return self._arrived.popleft()
 
+    def collect(self) -> bool:
+        """Take what one read of the socket brings, for `receive`; False at the end of the connection."""
+        try:
+            self._arrived.extend(frame for frame in self._recv() if frame.type != frames.OK)
+        except Unavailable:
+            return False
+        return True
+
     # --- answers
 
     def request(self, data: bytes, wanted: int = frames.OK) -> Frame:

@@ -227,7 +227,7 @@ def test_the_user_namespace_is_joined_last_by_root_and_first_by_others() -> None
     linux = {"namespaces": namespaces("mount", user="/proc/1/ns/user", network="/proc/1/ns/net")}
     joined = [op.nstype for op in all_ops(plan(linux=linux, mounts=[], hostname=""), ops.Setns)]
     assert joined == [0x40000000, 0x10000000]
-    host = msgspec.structs.replace(HOST, uid=1000)
+    host = msgspec.structs.replace(HOST, uid=1000, effective=0, may_mount=False)
     assert [op.nstype for op in all_ops(plan(host=host, linux=linux, mounts=[], hostname=""), ops.Setns)] == joined[
         ::-1
     ]

@@ -106,7 +106,7 @@ def limit(new: New) -> None:
     """The second half. When it fails the group is still there."""
     try:
         _limit(new.group, new.compiled)
-        if new.group.host.mode == "v2":
+        if new.group.host.mode == "v2" and "devices" in new.group.host.controllers:
             _limit_devices(new.group, new.resources)
     except OSError as error:
         raise from_os(error, "create cgroup") from error
@@ -131,7 +131,7 @@ def update(host: CgroupHost, path: str, resources: Resources) -> None:
     """Change the limits of a group in use; what `resources` does not name stays as it is."""
     group = Group(host, path)
     _limit(group, writes(resources, host, update=True))
-    if host.mode == "v2" and resources.devices:
+    if host.mode == "v2" and resources.devices and "devices" in host.controllers:
         _limit_devices(group, resources)
 
 

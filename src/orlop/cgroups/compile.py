@@ -13,7 +13,7 @@ from orlop.cgroups.blkio import blkio_writes
 from orlop.cgroups.devices import device_writes
 from orlop.cgroups.facts import CgroupHost
 from orlop.cgroups.write import Write
-from orlop.spec.errors import FailedPrecondition, InvalidArgument
+from orlop.spec.errors import FailedPrecondition, InvalidArgument, PermissionDenied
 from orlop.spec.runtime import CPU, HugepageLimit, Memory, NetworkResources, Pids, Rdma, Resources
 
 WHERE = "linux.resources"
@@ -33,11 +33,18 @@ def writes(resources: Resources | None, host: CgroupHost, *, update: bool = Fals
     resources = resources or Resources()
     result = tuple(_all(resources, host.mode == "v2", update))
     for write in result:
+        if write.controller in host.withheld and write.controller != "devices":
+            raise PermissionDenied(
+                f"{write.origin}: this user has no rights to a control group with the {write.controller} controller;"
+                " leave the limit out, or have a group delegated"
+            )
         if write.controller not in host.controllers and write.controller not in ("devices", "unified"):
             kind = "cgroup v2" if host.mode == "v2" else "cgroup v1"
             raise FailedPrecondition(f"{write.origin}: this host has no {write.controller} controller ({kind})")
     if "devices" not in host.controllers:
-        if resources.devices and not all(rule.allow for rule in resources.devices):
+        # Who has no rights to the controller runs containers in user namespaces, where nodes are not made: what is
+        # bound in is the user's own to use.
+        if "devices" not in host.withheld and not all(rule.allow for rule in resources.devices):
             raise FailedPrecondition(f"{WHERE}.devices: this host has no devices controller (cgroup v1)")
         return tuple(write for write in result if write.controller != "devices")
     return result

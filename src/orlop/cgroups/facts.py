@@ -23,19 +23,39 @@ class CgroupHost(msgspec.Struct, frozen=True, kw_only=True):
 
     `mode` is v1, hybrid (v1 controllers and a v2 tree beside them) or v2. `mounts` maps every v1 controller, and named
     hierarchies such as `name=systemd`, to its mount point; `unified` is the mount point of v2, or empty.
-    `controllers` are those that can limit something here.
+    `controllers` are those that can limit something here, `withheld` those that could if this user had rights to them.
     """
 
     mode: str
     mounts: dict[str, str]
     unified: str = ""
     controllers: frozenset[str] = frozenset()
+    withheld: frozenset[str] = frozenset()
 
     def mount(self, controller: str) -> str:
         """The mount point for a controller's files; the controller `unified` is v2's own files."""
         if self.mode == "v2" or controller == "unified":
             return self.unified
         return self.mounts[controller]
+
+
+def points(host: CgroupHost) -> tuple[str, ...]:
+    """The mount point of each hierarchy, once where controllers share one; v2 last."""
+    return tuple(point for point in dict.fromkeys((*host.mounts.values(), host.unified)) if point)
+
+
+def without(host: CgroupHost, denied: frozenset[str], device_rules: bool = False) -> CgroupHost:
+    """The host as far as this user has rights to it: not to the hierarchies mounted at `denied`, nor as a rule to set
+    which devices may be used, which takes root's (CAP_SYS_ADMIN)."""
+    mounts = {name: point for name, point in host.mounts.items() if point not in denied}
+    unified = "" if host.unified in denied else host.unified
+    held = host.controllers & frozenset(mounts)
+    if host.mode == "v2":
+        held = host.controllers if unified else frozenset[str]()
+    held -= frozenset[str]() if device_rules else {"devices"}
+    return msgspec.structs.replace(
+        host, mounts=mounts, unified=unified, controllers=held, withheld=host.controllers - held
+    )
 
 
 _NOWHERE = "/.no group/."  # nothing is ever there
@@ -51,8 +71,7 @@ class Group(msgspec.Struct, frozen=True):
     @property
     def directories(self) -> tuple[str, ...]:
         """The group's directory in each hierarchy, once where controllers share one; v2 last."""
-        mounts = dict.fromkeys((*self.host.mounts.values(), self.host.unified))
-        return tuple(mount + self.path for mount in mounts if mount and self.path)
+        return tuple(point + self.path for point in points(self.host) if self.path)
 
     @property
     def procs_paths(self) -> tuple[str, ...]:
@@ -121,11 +140,12 @@ def unescape(path: str) -> str:
     return path
 
 
-def group_path(cgroups_path: str, identifier: str) -> str:
+def group_path(cgroups_path: str, identifier: str, above: str = "") -> str:
     """The group of a container (config-linux.md, "Cgroups Path"): an absolute path is one from the mount point of each
-    hierarchy, a relative one starts at `/orlop`, and none at all means `/orlop/<identifier>`."""
+    hierarchy, a relative one starts at `/orlop`, and none at all means `/orlop/<identifier>`; these two below the group
+    `above`."""
     if not cgroups_path:
-        return f"{ROOT}/{identifier}"
+        return f"{above}{ROOT}/{identifier}"
     where = f"linux.cgroupsPath: {cgroups_path[:128]!r}"
     parts = [part for part in cgroups_path.split("/") if part not in ("", ".")]
     if ".." in parts or any(character < " " or character == "\x7f" for character in cgroups_path):
@@ -135,4 +155,4 @@ def group_path(cgroups_path: str, identifier: str) -> str:
     if not parts:
         raise InvalidArgument(f"{where}: is the root of the hierarchy; name a group below it")
     absolute = cgroups_path.startswith("/")
-    return "/" + "/".join(parts) if absolute else f"{ROOT}/" + "/".join(parts)
+    return "/" + "/".join(parts) if absolute else f"{above}{ROOT}/" + "/".join(parts)

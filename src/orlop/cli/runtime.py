@@ -42,6 +42,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "update": ("runtime_resources", "change the limits of a container"),
 }
 FAILURE = {"exec": 255}  # exit status for an error of the verb's own, where it is not 1
+ROOT = "/run/orlop-runtime"
 MISSING = ("checkpoint", "restore")
 GLOBAL = Syntax(
     "COMMAND [ARGUMENTS...]",
@@ -50,14 +51,34 @@ GLOBAL = Syntax(
         switch("--debug", "Show where in the program an error came from"),
         value("--log", "Write messages to this file"),
         value("--log-format", "Format of the messages there: text or json", "text"),
-        value("--root", "Where the state of containers is kept", "/run/orlop-runtime"),
+        value("--root", f"Where the state of containers is kept (default {ROOT}, or $XDG_RUNTIME_DIR/orlop-runtime)"),
         switch("--systemd-cgroup", "Let systemd make control groups"),
         value("--cgroup-manager", "Who makes control groups: cgroupfs, systemd, or disabled for nobody", "cgroupfs"),
-        value("--rootless", "Tolerate missing rights to control groups: true, false or auto", "auto"),
+        value("--rootless", "Do without control groups that can't be had: true, false, or auto: unless root", "auto"),
         switch("-v --version", "Show the version"),
     ),
     interspersed=False,
 )
+
+
+_TRUE, _FALSE = ("1", "t", "T", "true", "TRUE", "True"), ("0", "f", "F", "false", "FALSE", "False")
+_ROOTLESS: dict[str, bool | None] = {"auto": None} | dict.fromkeys(_TRUE, True) | dict.fromkeys(_FALSE, False)
+
+
+def default_root() -> str:
+    """Root's own directory, or one of the user's; root in a user namespace is by $USER who it was outside. Raises
+    InvalidArgument where there is none: any other place could be somebody else's."""
+    own = os.environ.get("XDG_RUNTIME_DIR", "")
+    if os.geteuid() == 0 and not (own and os.environ.get("USER", "root") != "root" and _in_user_namespace()):
+        return ROOT
+    if not own.startswith("/"):
+        raise InvalidArgument("--root: is needed where $XDG_RUNTIME_DIR is not set")
+    return os.path.join(own, "orlop-runtime")
+
+
+def _in_user_namespace() -> bool:
+    with open("/proc/self/uid_map", encoding="ascii") as file:
+        return file.read().split() != ["0", "0", "4294967295"]
 
 
 class Context:
@@ -66,7 +87,7 @@ class Context:
     def __init__(self, options: Options) -> None:
         if options.log_format not in ("text", "json"):
             raise InvalidArgument(f"--log-format: {options.log_format[:40]!r} is neither text nor json")
-        self.root: str = options.root
+        self.root: str = options.root or default_root()
         self.log: str = options.log
         self.format: str = options.log_format
         self.debug: bool = options.debug
@@ -80,8 +101,9 @@ class Context:
             from orlop.cgroups.systemd import check_booted
 
             check_booted("--systemd-cgroup" if options.systemd_cgroup else "--cgroup-manager")
-        if options.rootless not in ("auto", "false"):
-            raise Unimplemented(f"--rootless={options.rootless[:20]}: is not implemented yet")
+        if options.rootless not in _ROOTLESS:
+            raise InvalidArgument(f"--rootless: {options.rootless[:20]!r} is not true, false or auto")
+        self.rootless: bool | None = _ROOTLESS[options.rootless]
 
     def warn(self, text: str) -> None:
         """Tell the user what had to be left out, once."""

@@ -50,6 +50,7 @@ def _options(options: Options, context: Context, **more: object) -> creation.Opt
         systemd=context.systemd,
         cgroups=context.cgroups,
         keyring=not options.no_new_keyring,
+        rootless=context.rootless,
         warn=context.warn,
         **more,  # type: ignore[arg-type]
     )

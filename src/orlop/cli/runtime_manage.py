@@ -10,7 +10,7 @@ import msgspec
 from orlop.cli.flags import Options, Syntax, switch, value
 from orlop.runtime.delete import delete
 from orlop.runtime.kill import frozen, kill, pause, resume
-from orlop.runtime.state import Record, Store, check_grouped, state
+from orlop.runtime.state import Record, Store, state
 from orlop.spec.errors import InvalidArgument, NotFound, OrlopError
 from orlop.spec.signals import parse_signal
 
@@ -126,12 +126,11 @@ def _print_table(columns: tuple[str, ...], entries: list[dict[str, Any]]) -> Non
 
 def ps_command(options: Options, context: Context) -> int:
     """Print the processes, by the host's numbers; further words are options for ps(1)."""
-    from orlop.cgroups import apply as cgroups
+    from orlop.runtime.groups import pids as pids_of
 
     _check_format(options.format)
     record = Store(context.root).load(options.arguments[0])
-    check_grouped(record)
-    pids = cgroups.pids(cgroups.probe(), record.cgroup)
+    pids = pids_of(record)
     if options.format == "json":
         print(msgspec.json.encode(pids).decode())
         return 0

@@ -4,9 +4,13 @@ The first stage is still outside: it takes hold of what the container's own righ
 and clones the second stage into the new ones. That one furnishes the container in the order which the specification's
 hooks and the kernel ask for, becomes the container's user, and ends in execve.
 
+For who is not root on the machine the first stage makes the user namespace itself, and what else it has rights to only
+there.
+
 Sync points, at which the parent has something to do:
 
     cgroup    nothing is done yet: put the helper into the group that it is to make (only with `await_cgroup`)
+    idmaps    the user namespace is there, for who is not root: write id maps, which at `created` then is done
     created   the namespaces are there: write id maps, attach the network; with the netlink socket if one is asked for
     hooks     before the root changes: run prestart and createRuntime hooks (only where there are any)
     console   with the terminal's master (only with `terminal="sync"`)
@@ -28,6 +32,7 @@ from orlop.runtime.compile_console import Terminal, console_steps, opened_outsid
 from orlop.runtime.compile_devices import device_steps, directory_itself, made_outside
 from orlop.runtime.compile_devices import outside_steps as outside_devices
 from orlop.runtime.compile_exec import ExecRequest, compile_exec
+from orlop.runtime.compile_idmaps import ways
 from orlop.runtime.compile_layout import (
     AT_EMPTY_PATH,
     AT_RECURSIVE,
@@ -42,7 +47,7 @@ from orlop.runtime.compile_layout import (
     layout,
 )
 from orlop.runtime.compile_mounts import Prepared, clean
-from orlop.runtime.compile_process import Filter
+from orlop.runtime.compile_process import PR_SET_DUMPABLE, Filter
 from orlop.runtime.compile_sysctl import sysctl_steps
 from orlop.runtime.facts import Host
 from orlop.runtime.mount_options import ATTR_RDONLY, MS_PRIVATE, MS_REC, MS_SLAVE
@@ -53,7 +58,6 @@ from orlop.runtime.ops import (
     Clone,
     Close,
     Dup,
-    Groups,
     Hook,
     Keyring,
     LinkUp,
@@ -67,6 +71,7 @@ from orlop.runtime.ops import (
     Open,
     OpenTree,
     PivotRoot,
+    Prctl,
     Propagation,
     SetDomainname,
     SetHostname,
@@ -148,7 +153,7 @@ class _Context(msgspec.Struct, frozen=True):
 
     @property
     def made_devices(self) -> tuple[int, ...]:
-        wanted = self.user_namespace and self.own_mounts and self.request.make_devices
+        wanted = self.user_namespace and self.own_mounts and self.request.make_devices and not self.host.lesser
         return made_outside(self.linux, wanted and not _own_dev(self))
 
     @property
@@ -162,6 +167,13 @@ class _Context(msgspec.Struct, frozen=True):
         Otherwise the container's process does, so that the helper never counts against a limit of processes.
         """
         return self.user_namespace or "mount" in self.namespaces.joined
+
+    @property
+    def groups(self) -> compile_process.GroupRights:
+        if "user" in self.namespaces.new:
+            allowed = ways(self.host, self.linux.uid_mappings, self.linux.gid_mappings).groups and self.host.setgroups
+            return "set" if allowed else "keep"
+        return compile_process.group_rights(self.host, "user" in self.namespaces.joined)
 
     @property
     def own_mounts(self) -> bool:
@@ -217,7 +229,19 @@ def _context(spec: RuntimeSpec, host: Host, request: CreateRequest) -> _Context:
 
 
 def _outside(c: _Context) -> Iterator[Step]:
+    if c.host.lesser:
+        yield from _outside_of_user(c)
+        return
     yield from outside_devices(c.linux, c.made_devices, c.slots)  # before rules for devices bind this process
+    yield from _taken_along(c)
+    yield from _time(c)
+    yield from _trees(c)
+    yield from _join(c)
+    yield from _birth(c)
+
+
+def _taken_along(c: _Context) -> Iterator[Step]:
+    """What is had from outside, beside trees of mounts."""
     if c.request.await_cgroup:
         yield Step(Sync("cgroup", ()), "linux.cgroupsPath")
     yield from compile_process.outside_steps(c.process, c.host, c.user_namespace, c.request.clamp)
@@ -225,22 +249,60 @@ def _outside(c: _Context) -> Iterator[Step]:
         yield Step(Open(c.slots.namespaces + offset, NONE, path, O_CLOEXEC, 0, NSFS_MAGIC), _namespace(name, path))
     if c.joins_outside:
         yield from compile_cgroups.joins(c.request.cgroup_procs, c.host)
-    birthplace = tuple(compile_cgroups.birthplace(c.request.cgroup_procs, c.host, c.slots.cgroup))
-    yield from birthplace
-    yield from _time(c)
-    if c.own_mounts:
-        if c.user_namespace and c.root_path is not None:
-            op = OpenTree(c.slots.root, NONE, c.root_path, OPEN_TREE_CLONE | AT_RECURSIVE)
-            yield Step(op, f"root.path ({c.root_path})")
-        yield from compile_mounts.open_sources(c.mounts)
-        if c.request.terminal == "inherit":
-            yield from opened_outside(c.slots)
-    yield from _join(c)
+    yield from _birthplace(c)
+
+
+def _birthplace(c: _Context) -> tuple[Step, ...]:
+    return tuple(compile_cgroups.birthplace(c.request.cgroup_procs, c.host, c.slots.cgroup))
+
+
+def _trees(c: _Context) -> Iterator[Step]:
+    if not c.own_mounts:
+        return
+    if c.user_namespace and c.root_path is not None:
+        op = OpenTree(c.slots.root, NONE, c.root_path, OPEN_TREE_CLONE | AT_RECURSIVE)
+        yield Step(op, f"root.path ({c.root_path})")
+    yield from compile_mounts.open_sources(c.mounts)
+    if c.request.terminal == "inherit":
+        yield from opened_outside(c.slots)
+
+
+def _birth(c: _Context, before: frozenset[str] = frozenset()) -> Iterator[Step]:
+    """The container's process, in the new namespaces but those that there have been made `before`."""
     if "network" in c.namespaces.joined:
         yield from _netlink(c)
     # The root of a control group namespace is where its maker stands, which the child does only once it is born.
-    late = {"time", "cgroup"}
-    yield Step(Clone(flags(c.namespaces.new - late), c.slots.cgroup if birthplace else NONE), "linux.namespaces")
+    late = {"time", "cgroup"} | before
+    yield Step(Clone(flags(c.namespaces.new - late), c.slots.cgroup if _birthplace(c) else NONE), "linux.namespaces")
+
+
+def _outside_of_user(c: _Context) -> Iterator[Step]:
+    """The same for who is not root on the machine.
+
+    Files in /proc of a process that is not dumpable are root's, so that it could neither write its own nor get id maps
+    from the parent. While it is, only this user's processes see it: it is in no namespace of a container but a user
+    namespace of its own. Who may not mount where it stands takes hold of trees only in a mount namespace that the new
+    user namespace owns; who may does it before, with the rights that it has over files.
+    """
+    yield Step(Prctl(PR_SET_DUMPABLE, 1, 0, 0, 0), "runtime")
+    yield from _taken_along(c)
+    if c.host.may_mount:
+        yield from _trees(c)
+        yield from _join(c)
+    before = frozenset[str]()
+    if "user" in c.namespaces.new:
+        before = frozenset({"user"})
+        yield Step(Unshare(FLAGS["user"]), "linux.namespaces (user)")
+        yield Step(Sync("idmaps", ()), "linux.uidMappings")
+    yield from _time(c)
+    yield Step(Prctl(PR_SET_DUMPABLE, 0, 0, 0, 0), "runtime")
+    if not c.host.may_mount:
+        yield from _join(c)
+        if c.user_namespace and "mount" in c.namespaces.new:
+            before |= {"mount"}
+            yield Step(Unshare(FLAGS["mount"]), "linux.namespaces (mount)")
+        yield from _trees(c)
+    yield from _birth(c, before)
 
 
 def _namespace(name: str, path: str) -> str:
@@ -251,7 +313,7 @@ def _join(c: _Context) -> Iterator[Step]:
     """Join namespaces, the user namespace last: with root's rights outside the others can be joined whoever owns
     them. Without those it comes first, and gives the rights over those it owns."""
     order = [item for item in enumerate(c.namespaces.joined.items()) if not (item[1][0] == "cgroup" and _born_first(c))]
-    order.sort(key=lambda item: (item[1][0] == "user") == (c.host.uid == 0))
+    order.sort(key=lambda item: (item[1][0] == "user") == c.host.may_mount)
     for offset, (name, path) in order:
         yield Step(Setns(c.slots.namespaces + offset, FLAGS[name]), _namespace(name, path))
 
@@ -294,6 +356,7 @@ def _inside(c: _Context) -> Iterator[Step]:
         c.slots,
         filter_=c.request.seccomp if c.linux.seccomp is not None else None,
         user_namespace=c.user_namespace,
+        groups=c.groups,
         death_signal=c.request.parent_death_signal,
         clamp=c.request.clamp,
         init=True,
@@ -324,7 +387,7 @@ def _own_identity(c: _Context) -> Iterator[Step]:
     origin = "linux.uidMappings" if "user" in c.namespaces.new else "linux.namespaces (user)"
     yield Step(SetIds(_first(c.linux.uid_mappings), _first(c.linux.gid_mappings)), origin)
     if not c.keeps_groups:
-        yield Step(Groups(()), origin)
+        yield from compile_process.group_steps((), c.groups, origin)
 
 
 def _first(mappings: tuple[IDMapping, ...]) -> int:
@@ -366,7 +429,7 @@ def _file_system(c: _Context) -> Iterator[Step]:
     if not _own_dev(c):
         if not any(item.target == "/dev" for item in c.mounts):
             yield from directory_itself(c.slots, "/dev")
-        yield from device_steps(c.spec, c.slots, c.user_namespace, c.made_devices)
+        yield from device_steps(c.spec, c.slots, c.user_namespace or c.host.user_namespace, c.made_devices)
     yield from console_steps(c.process, c.slots, c.request.terminal, c.request.console_slot, mounts=True)
     if clean(c.process.cwd) != "/":
         yield Step(Mkdir(c.slots.root, clean(c.process.cwd), 0o755, 0, 0), f"process.cwd ({c.process.cwd})")
@@ -392,6 +455,10 @@ def _own_dev(c: _Context) -> bool:
 
 def _cgroup_mount(c: _Context, item: Prepared) -> Iterator[Step]:
     groups = c.host.cgroups
+    if not c.request.cgroup_procs and "cgroup" not in c.namespaces:
+        raise FailedPrecondition(
+            f"mounts[{item.index}]: a container without a control group of its own needs a cgroup namespace for this"
+        )
     directories = {path.removesuffix("/cgroup.procs") for path in c.request.cgroup_procs}
     group = _group(groups.unified, groups.mounts, directories)
     found = compile_mounts.hierarchies(groups.mounts, groups.unified, group) if groups.mode != "v2" else ()

@@ -7,6 +7,7 @@ from orlop.runtime.compile_devices import check_devices
 from orlop.runtime.compile_process import check_process
 from orlop.runtime.compile_schedule import memory_policy, personality
 from orlop.runtime.compile_sysctl import check_sysctls, path_of
+from orlop.runtime.compile_users import check_users
 from orlop.runtime.facts import Host
 from orlop.runtime.namespaces import Namespaces, namespaces
 from orlop.spec.errors import FailedPrecondition, InvalidArgument, Unimplemented
@@ -41,6 +42,7 @@ def check(spec: RuntimeSpec, host: Host, bundle: str) -> None:
     check_process(spec.process, host, "user" in found)
     _check_namespaces(spec, linux, found)
     _check_mappings(linux, found)
+    check_users(spec, linux, found, host)
     check_devices(linux.devices)
     _check_net_devices(linux, found)
     check_sysctls(linux.sysctl, found)

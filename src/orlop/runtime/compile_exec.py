@@ -14,11 +14,11 @@ from orlop.runtime import compile_cgroups, compile_process
 from orlop.runtime.annotations import KEEP_GROUPS, is_set
 from orlop.runtime.compile_console import Terminal, console_steps
 from orlop.runtime.compile_layout import NONE, Layout, layout
-from orlop.runtime.compile_process import Filter
+from orlop.runtime.compile_process import PR_SET_DUMPABLE, Filter
 from orlop.runtime.compile_schedule import initial_affinity
 from orlop.runtime.facts import Host
 from orlop.runtime.namespaces import FLAGS, namespaces
-from orlop.runtime.ops import Chroot, Clone, Dup, Groups, Keyring, SetIds, Setns, Setsid, Sync
+from orlop.runtime.ops import Chroot, Clone, Dup, Keyring, Prctl, SetIds, Setns, Setsid, Sync
 from orlop.runtime.optable import SKIP_UNSUPPORTED
 from orlop.runtime.plan import Plan, Stage, Step
 from orlop.spec.errors import FailedPrecondition
@@ -72,7 +72,11 @@ def _outside(
 ) -> Iterator[Step]:
     if request.await_cgroup:
         yield Step(Sync("cgroup", ()), "linux.cgroupsPath")
+    if host.lesser:  # see `compile`
+        yield Step(Prctl(PR_SET_DUMPABLE, 1, 0, 0, 0), "runtime")
     yield from compile_process.outside_steps(process, host, user_namespace, request.clamp)
+    if host.lesser:
+        yield Step(Prctl(PR_SET_DUMPABLE, 0, 0, 0, 0), "runtime")
     yield from initial_affinity(process)
     yield from compile_cgroups.joins(request.cgroup_procs, host)
     birthplace = tuple(compile_cgroups.birthplace(request.cgroup_procs, host, slots.cgroup))
@@ -97,6 +101,7 @@ def _inside(
     user_namespace: bool,
     keep_groups: bool,
 ) -> Iterator[Step]:
+    groups = compile_process.group_rights(host, user_namespace)
     yield Step(Sync("created", ()), "runtime")
     if "cgroup" in namespaces(linux) and any(compile_cgroups.birthplace(request.cgroup_procs, host, slots.cgroup)):
         # From inside of it, nothing can be born out of a group outside of it: ENOENT (cgroup-v2, "Delegation")
@@ -107,7 +112,7 @@ def _inside(
         first = [min((m.container_id for m in side), default=0) for side in (linux.uid_mappings, linux.gid_mappings)]
         yield Step(SetIds(*first), "linux.uidMappings")
         if not keep_groups:
-            yield Step(Groups(()), "linux.gidMappings")
+            yield from compile_process.group_steps((), groups, "linux.gidMappings")
     yield Step(Setsid(), "process")
     if request.keyring:
         yield Step(Keyring(f"_ses.{request.id}"), "process", SKIP_UNSUPPORTED)
@@ -121,6 +126,7 @@ def _inside(
         slots,
         filter_=request.seccomp if linux.seccomp is not None else None,
         user_namespace=user_namespace,
+        groups=groups,
         death_signal=request.parent_death_signal,
         clamp=request.clamp,
         init=False,

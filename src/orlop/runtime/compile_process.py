@@ -8,7 +8,7 @@ the filter comes last, and a profile need not allow what comes before it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Protocol
+from typing import Literal, Protocol
 
 import msgspec
 
@@ -31,12 +31,13 @@ from orlop.runtime.ops import (
     Umask,
     WriteFile,
 )  # fmt: skip
+from orlop.runtime.optable import SKIP_DENIED
 from orlop.runtime.plan import Step
 from orlop.spec import capabilities
 from orlop.spec.errors import FailedPrecondition, InvalidArgument
 from orlop.spec.runtime import Capabilities, Linux, Process
 
-PR_SET_PDEATHSIG, PR_SET_KEEPCAPS, PR_SET_NO_NEW_PRIVS = 1, 8, 38
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_KEEPCAPS, PR_SET_NO_NEW_PRIVS = 1, 4, 8, 38
 SECCOMP_NEW_LISTENER = 8
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 DEFAULT_UMASK = 0o022
@@ -50,6 +51,11 @@ RLIMITS: dict[str, int] = {
     "RLIMIT_NPROC": 6, "RLIMIT_NOFILE": 7, "RLIMIT_MEMLOCK": 8, "RLIMIT_AS": 9, "RLIMIT_LOCKS": 10,
     "RLIMIT_SIGPENDING": 11, "RLIMIT_MSGQUEUE": 12, "RLIMIT_NICE": 13, "RLIMIT_RTPRIO": 14, "RLIMIT_RTTIME": 15,
 }  # fmt: skip
+
+
+# What a process may do about its groups. set: set them. keep: nothing, setting them is forbidden. either: that is not
+# known, and they are kept where it is.
+GroupRights = Literal["set", "keep", "either"]
 
 
 class Filter(Protocol):
@@ -231,6 +237,7 @@ def process_steps(
     *,
     filter_: Filter | None,
     user_namespace: bool,
+    groups: GroupRights,
     death_signal: int,
     clamp: bool,
     init: bool,
@@ -245,7 +252,7 @@ def process_steps(
         yield Step(Prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "process.noNewPrivileges")
     yield Step(Chdir(NONE, process.cwd), f"process.cwd ({process.cwd})")
     yield Step(BoundingSet(sets.bounding), "process.capabilities.bounding")
-    yield from _identity(process, keep_groups)
+    yield from _identity(process, groups, keep_groups)
     early = _SYS_ADMIN if filter_ is not None and not process.no_new_privileges else 0
     origin = "process.capabilities.permitted"
     yield Step(Capset(sets.permitted | early, sets.effective | early, sets.inheritable), origin)
@@ -259,11 +266,27 @@ def process_steps(
             yield Step(Capset(sets.permitted, sets.effective, sets.inheritable), origin)
 
 
-def _identity(process: Process, keep_groups: bool) -> Iterator[Step]:
+def group_rights(host: Host, joins_user: bool) -> GroupRights:
+    """In this process's own user namespace, or one that it joins. Who has CAP_SETGID must not come into that with
+    groups that can't be given up there: they would be its owner's to use. Who has not is the owner."""
+    if not host.setgroups:
+        return "keep"
+    return "either" if joins_user and not host.has("CAP_SETGID") else "set"
+
+
+def group_steps(gids: tuple[int, ...], rights: GroupRights, origin: str) -> Iterator[Step]:
+    """Have these groups and no others, as far as there is a right to."""
+    if gids and rights == "keep":
+        raise FailedPrecondition(f"{origin}: groups can't be set in this user namespace, where setgroups is denied")
+    if rights != "keep":
+        yield Step(Groups(gids), origin, SKIP_DENIED if rights == "either" and not gids else 0)
+
+
+def _identity(process: Process, groups: GroupRights, keep_groups: bool) -> Iterator[Step]:
     user = process.user
     yield Step(Prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0), "process.user")
     if user.additional_gids or not keep_groups:
-        yield Step(Groups(user.additional_gids), "process.user.additionalGids")
+        yield from group_steps(user.additional_gids, groups, "process.user.additionalGids")
     yield Step(SetIds(user.uid, user.gid), f"process.user ({user.uid}:{user.gid})")
     yield Step(Prctl(PR_SET_KEEPCAPS, 0, 0, 0, 0), "process.user")
     yield Step(Umask(DEFAULT_UMASK if user.umask is None else user.umask), "process.user.umask")

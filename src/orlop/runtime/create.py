@@ -11,7 +11,8 @@ import msgspec
 
 from orlop.cgroups import apply as cgroups
 from orlop.cgroups import driver
-from orlop.cgroups.facts import unescape
+from orlop.cgroups.compile import writes
+from orlop.cgroups.facts import CgroupHost, points, unescape, without
 from orlop.cgroups.files import read
 from orlop.cgroups.units import Place
 from orlop.runtime import hooks, idmaps
@@ -56,6 +57,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     start: bool = False
     systemd: bool = False  # lets systemd make the control group
     cgroups: bool = True  # without, it has no control groups of its own
+    rootless: bool | None = None  # whether to do without control groups that can't be had; None: unless one is root
     environment: tuple[str, ...] = ()  # added to process.env
     warn: Callable[[str], None] = lambda _: None
     notify: NotifySocket | None = None
@@ -76,12 +78,12 @@ def plan_of(
 ) -> Plan:
     """The plan that `create` would run, with nothing made."""
     spec = idmaps.with_mappings(spec)
-    place = place_of(spec, identifier, systemd)
+    groups, place = place_of(spec, host, identifier, systemd)
     request = CreateRequest(
         id=identifier,
         bundle=bundle,
         seccomp=seccomp_program(spec, seccomp_cache),
-        cgroup_procs=cgroups.procs_paths(host.cgroups, place.path),
+        cgroup_procs=cgroups.procs_paths(groups, place.path) if place.path else (),
         await_cgroup=place.adopted,
         await_start_slot=0,
         terminal="sync" if spec.process is not None and spec.process.terminal else "none",
@@ -134,8 +136,18 @@ def whole_mounts(mountinfo: str) -> tuple[str, ...]:
     return tuple(reversed(found))
 
 
-def place_of(spec: RuntimeSpec, identifier: str, systemd: bool) -> Place:
-    return driver.placed(spec.linux.cgroups_path if spec.linux else "", identifier, systemd)
+def place_of(
+    spec: RuntimeSpec, host: Host, identifier: str, systemd: bool, rootless: bool | None = None
+) -> tuple[CgroupHost, Place]:
+    """The hierarchies that the container gets groups in, and their place, which has no path where it gets none."""
+    wanted = spec.linux.cgroups_path if spec.linux else ""
+    if systemd or not (host.lesser if rootless is None else rootless):
+        held = without(host.cgroups, frozenset()) if host.lesser else host.cgroups
+        return held, driver.placed(wanted, identifier, systemd)
+    from orlop.cgroups.place import place
+
+    groups, path = place(host.cgroups, wanted, identifier, not host.lesser)
+    return groups, Place(path)
 
 
 def seccomp_program(spec: RuntimeSpec, cache: str) -> Filter | None:
@@ -155,7 +167,10 @@ def create(store: Store, options: Options) -> Record:
     """Make the container. Of a failure nothing is left; its poststop hooks have run if its process ever was."""
     document = read_bundle(options.bundle, options.config)
     spec, host = document.value, probe_host()
-    record = _new_record(spec, options)
+    groups, place = host.cgroups, Place("")
+    if options.cgroups:
+        groups, place = place_of(spec, host, options.id, options.systemd, options.rootless)
+    record = _new_record(spec, options, place, points(groups) if host.lesser else ())
     if spec.process is not None:
         process = msgspec.structs.replace(spec.process, env=spec.process.env + options.environment)
         spec = msgspec.structs.replace(spec, process=with_home(process, record.rootfs))
@@ -167,9 +182,11 @@ def create(store: Store, options: Options) -> Record:
         from orlop.runtime.notify import with_socket
 
         spec = with_socket(spec, directory)
-    making = _Making(store, options, spec, host, record)
+    making = _Making(store, options, spec, host, record, groups)
     # whatever is wrong in the configuration shows before anything is made
     making.compile(dry=True)
+    if options.cgroups and not place.path and spec.linux is not None:
+        writes(spec.linux.resources, groups)  # to see that there is no limit without a group
     store.reserve(record)
     try:
         store.write(options.id, CONFIG, document.raw)
@@ -204,9 +221,8 @@ def _awaits(plan: Plan) -> int:
     return next((i for i, step in enumerate(plan.stages[-1].steps) if isinstance(step.op, AwaitStart)), 0)
 
 
-def _new_record(spec: RuntimeSpec, options: Options) -> Record:
+def _new_record(spec: RuntimeSpec, options: Options, place: Place, hierarchies: tuple[str, ...]) -> Record:
     root = spec.root.path if spec.root else ""
-    place = place_of(spec, options.id, options.systemd) if options.cgroups else Place("")
     return Record(
         id=options.id,
         bundle=options.bundle,
@@ -215,6 +231,7 @@ def _new_record(spec: RuntimeSpec, options: Options) -> Record:
         boot_id=boot_id(),
         cgroup=place.path,
         unit=place.unit,
+        hierarchies=hierarchies,
         rootfs=os.path.normpath(os.path.join(options.bundle, root)),
         owner=os.geteuid(),
         creator=os.getpid(),
@@ -232,12 +249,15 @@ def _timestamp(nanoseconds: int) -> str:
 class _Making:
     """One creation: what has been made so far, so that it can be undone."""
 
-    def __init__(self, store: Store, options: Options, spec: RuntimeSpec, host: Host, record: Record) -> None:
+    def __init__(
+        self, store: Store, options: Options, spec: RuntimeSpec, host: Host, record: Record, groups: CgroupHost
+    ) -> None:
         self.store = store
         self.options = options
         self.spec = spec
         self.host = host
         self.record = record
+        self.groups = groups
         self.compiled: tuple[CreateRequest, Plan] | None = None
         self.new_group: cgroups.New | None = None
         self.inherited: list[int] = []
@@ -260,8 +280,9 @@ class _Making:
         self._warn()
         try:
             plan = self.compile(dry=False)
-            self.cgroup_made = not options.cgroups  # nothing to make
-            if not self.record.place.adopted and joins_early(plan):
+            if not self.record.cgroup:
+                self.cgroup_made = True  # there is nothing to make, and yet processes to kill
+            elif not self.record.place.adopted and joins_early(plan):
                 self._make_group()
             assert self.spec.process is not None
             own_streams(self.spec.process.user, self.linux)
@@ -271,7 +292,7 @@ class _Making:
                 inherit=self.inherited,
                 on_sync=self._on_sync,
                 until="" if options.start else "ready",
-                meanwhile=None if self.record.place.adopted or not options.cgroups else self._limit_group,
+                meanwhile=None if self.record.place.adopted or not self.record.cgroup else self._limit_group,
             )
         finally:
             for fd in self.mine:
@@ -280,7 +301,7 @@ class _Making:
         return self._recorded(launched.pid, phase="running" if options.start else "created")
 
     def _make_group(self) -> None:
-        self.new_group = cgroups.make(self.host.cgroups, self.record.cgroup, self.linux.resources)
+        self.new_group = cgroups.make(self.groups, self.record.cgroup, self.linux.resources)
         self.cgroup_made = True
 
     def _limit_group(self) -> None:
@@ -301,7 +322,7 @@ class _Making:
             id=options.id,
             bundle=options.bundle,
             seccomp=self._seccomp(),
-            cgroup_procs=cgroups.procs_paths(self.host.cgroups, self.record.cgroup),
+            cgroup_procs=cgroups.procs_paths(self.groups, self.record.cgroup) if self.record.cgroup else (),
             await_cgroup=self.record.place.adopted,
             terminal=self._terminal() if process is not None and process.terminal else "none",
             preserve=preserve,
@@ -343,7 +364,7 @@ class _Making:
             return {}
         if dry:
             return _idmap_slots(self.spec, len(self.inherited))
-        return {key: self._inherit(fd) for key, fd in idmaps.user_namespaces(self.spec).items()}
+        return {key: self._inherit(fd) for key, fd in idmaps.user_namespaces(self.spec, self.host).items()}
 
     def _fifo(self) -> int:
         path = self.store.path(self.options.id, FIFO)
@@ -371,13 +392,13 @@ class _Making:
         getattr(self, f"_at_{name}")(pid, fds)
 
     def _at_cgroup(self, pid: int, fds: Sequence[int]) -> None:
-        driver.adopt(self.host.cgroups, self.record.place, self.linux.resources, self.spec.annotations, pid)
+        driver.adopt(self.groups, self.record.place, self.linux.resources, self.spec.annotations, pid)
         self.cgroup_made = True
 
     def _at_created(self, pid: int, fds: Sequence[int]) -> None:
         self._recorded(pid)
-        if any(namespace.type == "user" and not namespace.path for namespace in self.linux.namespaces):
-            idmaps.write_maps(pid, self.linux.uid_mappings, self.linux.gid_mappings)
+        if self._new_user_namespace() and not self.host.lesser:
+            self._map(pid)
         if self.linux.intel_rdt is not None:
             from orlop.runtime import resctrl
 
@@ -388,6 +409,15 @@ class _Making:
 
             self.netlink = os.dup(fds[0])
             self.moved = net_devices.move(self.linux.net_devices, pid, fds[0])
+
+    def _at_idmaps(self, pid: int, fds: Sequence[int]) -> None:
+        self._map(pid)
+
+    def _new_user_namespace(self) -> bool:
+        return any(namespace.type == "user" and not namespace.path for namespace in self.linux.namespaces)
+
+    def _map(self, pid: int) -> None:
+        idmaps.write_maps(pid, self.linux.uid_mappings, self.linux.gid_mappings, self.host)
 
     def _at_hooks(self, pid: int, fds: Sequence[int]) -> None:
         state = self._state("creating")

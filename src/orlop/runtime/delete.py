@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from orlop.cgroups import driver
-from orlop.cgroups.probe import probe
-from orlop.runtime import hooks
+from orlop.runtime import groups, hooks
 from orlop.runtime.kill import frozen, kill_all
 from orlop.runtime.state import Record, Store, status
 from orlop.spec.errors import FailedPrecondition, NotFound, OrlopError
@@ -42,9 +41,10 @@ def destroy(
     store: Store, record: Record, spec: RuntimeSpec | None, warn: Warn = lambda _: None, own_cgroup: bool = True
 ) -> None:
     """Kill what lives, remove the group and the state, run the poststop hooks of `spec`."""
-    if own_cgroup and (record.alive or not driver.remove_empty(probe(), record.place)):
+    if own_cgroup and (record.alive or not _removed(record)):
         kill_all(record)
-        driver.remove(probe(), record.place)
+        if record.cgroup:
+            driver.remove(groups.hierarchies(record), record.place)
     if spec is not None and spec.linux is not None and spec.linux.intel_rdt is not None:
         from orlop.runtime import resctrl
 
@@ -53,6 +53,11 @@ def destroy(
         for error in hooks.run_all_hooks(spec.hooks.poststop, "hooks.poststop", _stopped(record)):
             warn(error)
     store.forget(record.id)
+
+
+def _removed(record: Record) -> bool:
+    """Whether no group is there, or none any more, which no process was in."""
+    return not record.cgroup or driver.remove_empty(groups.hierarchies(record), record.place)
 
 
 def _stopped(record: Record) -> State:

@@ -13,8 +13,9 @@ from orlop.cgroups.facts import CgroupHost
 from orlop.cgroups.pressure import Pressure, pressure
 from orlop.cgroups.stats import CPUSET_SETTINGS, CpusetUsage, CpuUsage, DeviceIO, MemoryUsage, PidsUsage, Statistics
 from orlop.network.counters import Counters, counters
+from orlop.runtime import groups
 from orlop.runtime.kill import frozen
-from orlop.runtime.state import Record, Store, check_grouped, status
+from orlop.runtime.state import Record, Store, status
 from orlop.spec.errors import FailedPrecondition, NotFound
 
 _UNLIMITED = (1 << 64) - 1
@@ -27,13 +28,12 @@ def running(store: Store, identifier: str) -> Record:
     now = status(record, frozen(record))
     if now not in ("created", "running", "paused"):
         raise FailedPrecondition(f"container {identifier} is not running: it is {now}")
-    check_grouped(record)
     return record
 
 
 def usage(record: Record) -> dict[str, Any]:
     """One event of type stats."""
-    host = cgroups.probe()
+    host = groups.hierarchies(record, "watch")
     found = data(cgroups.statistics(host, record.cgroup), pressure(host, record.cgroup), _carried(record))
     return {"type": "stats", "id": record.id, "data": found}
 
@@ -51,7 +51,7 @@ def _carried(record: Record) -> tuple[Counters, ...] | None:
 
 def follow(record: Record, interval: float) -> Iterator[dict[str, Any]]:
     """Events until the container ends: its use every `interval` seconds, and each time that the kernel killed."""
-    host = cgroups.probe()
+    host = groups.hierarchies(record, "watch")
     kills, due = cgroups.oom_kills(host, record.cgroup), time.monotonic()
     pidfd = os.pidfd_open(record.init_process_pid)
     try:

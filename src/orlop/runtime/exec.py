@@ -7,16 +7,18 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from orlop.cgroups.processes import entry_paths, frozen
+from orlop.cgroups.processes import entry_paths
 from orlop.runtime.compile_console import Terminal
 from orlop.runtime.compile_exec import ExecRequest, compile_exec
 from orlop.runtime.compile_process import Filter, available, ungranted
 from orlop.runtime.facts import Host
+from orlop.runtime.groups import reduced
 from orlop.runtime.home import with_home
 from orlop.runtime.host import probe_host
 from orlop.runtime.idmaps import with_mappings
+from orlop.runtime.kill import frozen
 from orlop.runtime.launch import launch
-from orlop.runtime.state import Record, Store, check_grouped, state, status
+from orlop.runtime.state import Record, Store, state, status
 from orlop.runtime.streams import own_streams
 from orlop.spec.errors import FailedPrecondition, InvalidArgument, from_os
 from orlop.spec.runtime import Linux, Process, RuntimeSpec
@@ -71,12 +73,16 @@ def execute(store: Store, record: Record, spec: RuntimeSpec, process: Process, o
 
 
 def _groups(host: Host, record: Record, wanted: tuple[str, ...]) -> tuple[str, ...]:
+    if not record.cgroup:
+        if wanted:
+            raise FailedPrecondition(f"--cgroup: container {record.id} has no control groups of its own")
+        return ()
+    held = reduced(record, host.cgroups)
     if not wanted:
-        return entry_paths(host.cgroups, record.cgroup, record.init_process_pid)
-    check_grouped(record)
+        return entry_paths(held, record.cgroup, record.init_process_pid)
     from orlop.cgroups.subgroups import subgroup_paths
 
-    return subgroup_paths(host.cgroups, record.cgroup, wanted)
+    return subgroup_paths(held, record.cgroup, wanted)
 
 
 def _append(inherit: list[int], fd: int) -> int:
@@ -85,9 +91,13 @@ def _append(inherit: list[int], fd: int) -> int:
 
 
 def _check_running(record: Record, host: Host, ignore_paused: bool) -> None:
-    now = status(record, record.alive and frozen(host.cgroups, record.cgroup))
+    now = status(record, frozen(record))
     if now == "stopped":
         raise FailedPrecondition(f"cannot exec in container {record.id}: it is stopped (container not running)")
+    if now == "created" and host.lesser:
+        raise FailedPrecondition(
+            f"cannot exec in container {record.id}: it is created, and only root gets in before it is started"
+        )
     if now == "paused" and not ignore_paused:
         raise FailedPrecondition(f"cannot exec in a paused container: {record.id}; resume it, or use --ignore-paused")
     if now == "creating":

@@ -8,6 +8,7 @@ from orlop.cgroups.facts import CgroupHost
 from orlop.cgroups.probe import probe
 from orlop.runtime.children import children
 from orlop.runtime.facts import UNLIMITED, Host, Limit
+from orlop.spec import capabilities
 from orlop.spec.errors import FailedPrecondition, from_os
 
 # a line of /proc/self/limits: the limit's name in setrlimit(2)
@@ -29,6 +30,7 @@ _LIMITS = {
     "Max realtime priority": "RLIMIT_RTPRIO",
     "Max realtime timeout": "RLIMIT_RTTIME",
 }
+_WHOLE = ["0", "0", "4294967295"]  # the map of the machine's first user namespace
 _NAME_WIDTH = 26  # of the first column
 
 
@@ -38,7 +40,9 @@ def probe_host() -> Host:
         return Host(
             kernel=kernel_version(os.uname().release),
             uid=os.geteuid(),
+            gid=os.getegid(),
             bounding=bounding_set(),
+            **_rights(),  # type: ignore[arg-type]
             last_capability=int(_read("/proc/sys/kernel/cap_last_cap")),
             cgroups=_control_groups(),
             security_modules=_security_modules(),
@@ -76,7 +80,28 @@ def _read(path: str) -> str:
 
 def bounding_set() -> int:
     """The capabilities that this process could ever have, as a mask."""
-    return next(int(line.split()[1], 16) for line in _read("/proc/self/status").splitlines() if line[:7] == "CapBnd:")
+    return _mask("CapBnd:")
+
+
+def _mask(name: str) -> int:
+    return next(int(line.split()[1], 16) for line in _read("/proc/self/status").splitlines() if line[:7] == name)
+
+
+def _rights() -> dict[str, object]:
+    """What this process may do, where that is not what root may on a machine of its own."""
+    effective = _mask("CapEff:")
+    inside = _read("/proc/self/uid_map").split() != _WHOLE
+    if not inside and effective & 1 << capabilities.BITS["CAP_SYS_ADMIN"]:
+        return {"effective": effective}
+    from orlop.runtime.rights import id_helpers, owns_mounts
+
+    return {
+        "effective": effective,
+        "user_namespace": inside,
+        "may_mount": bool(effective & 1 << capabilities.BITS["CAP_SYS_ADMIN"]) and owns_mounts(),
+        "setgroups": _read("/proc/self/setgroups").strip() != "deny",
+        "id_helpers": {} if effective & 1 << capabilities.BITS["CAP_SETUID"] else id_helpers(),
+    }
 
 
 def _resctrl() -> str:

@@ -8,28 +8,65 @@ import msgspec
 
 from orlop.runtime import compile_mounts
 from orlop.runtime.children import children
+from orlop.runtime.compile_idmaps import Mappings, Way, ways
+from orlop.runtime.facts import Host
 from orlop.runtime.launch import launch
 from orlop.runtime.namespaces import FLAGS
 from orlop.runtime.ops import Clone, Exit, Sync
 from orlop.runtime.plan import Plan, Stage, Step
-from orlop.spec.errors import from_os
+from orlop.spec.errors import PermissionDenied, from_os
 from orlop.spec.runtime import IDMapping, RuntimeSpec
 
-Mappings = tuple[IDMapping, ...]
 
-
-def write_maps(pid: int, uids: Mappings, gids: Mappings) -> None:
+def write_maps(pid: int, uids: Mappings, gids: Mappings, host: Host) -> None:
     """Map the ids of the user namespace of `pid` (user_namespaces(7)). A map is written at once, and only once."""
-    for name, field, mappings in (("uid_map", "uidMappings", uids), ("gid_map", "gidMappings", gids)):
-        text = "".join(f"{m.container_id} {m.host_id} {m.size}\n" for m in mappings)
+    found = ways(host, uids, gids)
+    if found.gids == "own" and host.setgroups:
+        _write(pid, "setgroups", "deny", "linux.gidMappings")
+    _map(pid, "uid_map", uids, found.uids, host.id_helpers.get("newuidmap", ""), "linux.uidMappings")
+    _map(pid, "gid_map", gids, found.gids, host.id_helpers.get("newgidmap", ""), "linux.gidMappings")
+
+
+def _map(pid: int, name: str, mappings: Mappings, way: Way, helper: str, where: str) -> None:
+    if way == "helper":
+        numbers = (str(number) for m in mappings for number in (m.container_id, m.host_id, m.size))
+        _help(helper, pid, name, tuple(numbers), where)
+    else:
+        _write(pid, name, "".join(f"{m.container_id} {m.host_id} {m.size}\n" for m in mappings), where)
+
+
+def _write(pid: int, name: str, text: str, where: str) -> None:
+    try:
+        fd = os.open(f"/proc/{pid}/{name}", os.O_WRONLY | os.O_CLOEXEC)
         try:
-            fd = os.open(f"/proc/{pid}/{name}", os.O_WRONLY | os.O_CLOEXEC)
-            try:
-                os.write(fd, text.encode())
-            finally:
-                os.close(fd)
-        except OSError as error:
-            raise from_os(error, f"linux.{field}: write") from error
+            os.write(fd, text.encode())
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise from_os(error, f"{where}: write") from error
+
+
+def _help(helper: str, pid: int, name: str, numbers: tuple[str, ...], where: str) -> None:
+    """Have newuidmap(1) or newgidmap(1) do it, which are more than we are. The map tells whether it was done."""
+    said = os.memfd_create("said", os.MFD_CLOEXEC)
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        actions = [(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate((null, null, said))]
+        child = os.posix_spawn(helper, (helper, str(pid), *numbers), {}, file_actions=actions, setsigmask=())
+        try:
+            os.waitpid(child, 0)
+        except ChildProcessError:  # this process ignores SIGCHLD
+            pass
+        with open(f"/proc/{pid}/{name}", "rb") as file:
+            if file.read(1):
+                return
+        reason = os.pread(said, 1024, 0).decode("utf-8", "replace").strip().splitlines()
+    except OSError as error:
+        raise from_os(error, f"{where}: {helper}") from error
+    finally:
+        os.close(said)
+        os.close(null)
+    raise PermissionDenied(f"{where}: {reason[0] if reason else f'{helper} failed'}")
 
 
 def with_mappings(spec: RuntimeSpec) -> RuntimeSpec:
@@ -74,23 +111,23 @@ def _subordinate(file: str) -> list[tuple[int, int]]:
     return [(first, size) for first, size in ranges if size > 0]
 
 
-def user_namespaces(spec: RuntimeSpec) -> dict[str, int]:
+def user_namespaces(spec: RuntimeSpec, host: Host) -> dict[str, int]:
     """A descriptor of a user namespace for each different mapping of mounts, by `compile_mounts.idmap_key`."""
     found: dict[str, int] = {}
     for index in range(len(spec.mounts)):
         key = compile_mounts.idmap_key(spec, index)
         maps = compile_mounts.idmap_of(spec, index)
         if maps is not None and key not in found:
-            found[key] = _user_namespace(*maps)
+            found[key] = _user_namespace(*maps, host)
     return found
 
 
-def _user_namespace(uids: Mappings, gids: Mappings) -> int:
+def _user_namespace(uids: Mappings, gids: Mappings, host: Host) -> int:
     """A process is needed to make one; it ends as soon as its namespace is held."""
     held: list[int] = []
 
     def hold(_: str, pid: int, __: list[int]) -> None:
-        write_maps(pid, uids, gids)
+        write_maps(pid, uids, gids, host)
         held.append(os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC))
 
     origin = "mounts (idmap)"

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 
 from orlop.cgroups import processes
-from orlop.cgroups.probe import probe
+from orlop.runtime import groups
 from orlop.runtime.state import Record, Store, status
-from orlop.spec.errors import FailedPrecondition, from_os
+from orlop.spec.errors import DeadlineExceeded, FailedPrecondition, from_os
+
+_PATIENCE = 10.0  # seconds
 
 
 def kill(store: Store, identifier: str, number: int, everyone: bool = False) -> None:
@@ -51,7 +54,7 @@ def _signal(record: Record, number: int) -> None:
 
 
 def _signal_all(record: Record, number: int) -> None:
-    for pid in processes.pids(probe(), record.cgroup) if record.cgroup else (record.init_process_pid,):
+    for pid in groups.pids(record):
         try:
             os.kill(pid, number)
         except ProcessLookupError:
@@ -61,24 +64,59 @@ def _signal_all(record: Record, number: int) -> None:
 
 
 def kill_all(record: Record) -> None:
-    """Kill every process of the container and return when they are gone."""
+    """Kill every process of the container and return when they are gone.
+
+    Without a control group, that is its PID namespace, which ends with its first process; without that either, only the
+    first process is known.
+    """
+    pidfd = _first(record)
+    try:
+        if pidfd is not None:
+            _kill(pidfd)
+        if record.cgroup:
+            processes.kill(groups.hierarchies(record), record.cgroup)
+        elif pidfd is not None:
+            _await(pidfd, record)
+    finally:
+        if pidfd is not None:
+            os.close(pidfd)
+
+
+def _first(record: Record) -> int | None:
+    """A pidfd of the first process, or None when that has ended."""
+    if not record.alive:
+        return None
+    try:
+        pidfd = os.pidfd_open(record.init_process_pid)
+    except ProcessLookupError:
+        return None
     if record.alive:
-        try:
-            os.kill(record.init_process_pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-    processes.kill(probe(), record.cgroup)
+        return pidfd
+    os.close(pidfd)
+    return None
+
+
+def _kill(pidfd: int) -> None:
+    try:
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+
+
+def _await(pidfd: int, record: Record) -> None:
+    """A pidfd can be read once the process has ended: that of a PID namespace's first after all others."""
+    if not select.select([pidfd], [], [], _PATIENCE)[0]:
+        raise DeadlineExceeded(f"container {record.id} is still there {_PATIENCE:g} seconds after it was killed")
 
 
 def thaw(record: Record) -> None:
     """Let a paused container go on; one that is not paused is right."""
-    host = probe()
-    if processes.frozen(host, record.cgroup):
-        processes.thaw(host, record.cgroup)
+    if frozen(record):
+        processes.thaw(groups.hierarchies(record), record.cgroup)
 
 
 def frozen(record: Record) -> bool:
-    return record.alive and processes.frozen(probe(), record.cgroup)
+    return record.alive and bool(record.cgroup) and processes.frozen(groups.hierarchies(record), record.cgroup)
 
 
 def pause(store: Store, identifier: str) -> None:
@@ -87,7 +125,7 @@ def pause(store: Store, identifier: str) -> None:
     now = status(record, frozen(record))
     if now not in ("running", "created"):
         raise FailedPrecondition(f"cannot pause container {identifier}: it is {now}")
-    processes.freeze(probe(), record.cgroup)
+    processes.freeze(groups.hierarchies(record, "pause"), record.cgroup)
 
 
 def resume(store: Store, identifier: str) -> None:
@@ -96,4 +134,4 @@ def resume(store: Store, identifier: str) -> None:
     now = status(record, frozen(record))
     if now != "paused":
         raise FailedPrecondition(f"cannot resume container {identifier}: it is {now}, not paused")
-    processes.thaw(probe(), record.cgroup)
+    processes.thaw(groups.hierarchies(record), record.cgroup)

@@ -16,7 +16,7 @@ from orlop.runtime.children import children
 from orlop.runtime.compile_layout import O_NOFOLLOW
 from orlop.runtime.encode import encode
 from orlop.runtime.handshake import CLONED, FAILED, GO_ON, MESSAGE_MAX, Handshake, Message, parse_message
-from orlop.runtime.ops import Clone, Execve, FindExec, Hook, Open, Scheduler
+from orlop.runtime.ops import Clone, Execve, FindExec, Hook, Mount, Op, Open, Scheduler
 from orlop.runtime.plan import Plan, Step
 from orlop.runtime.spawn import launch_program, spawn
 from orlop.spec.errors import ContainerExit, Internal, OrlopError, PermissionDenied, ResourceExhausted
@@ -158,9 +158,10 @@ def follow(
 ) -> Launched:
     """Answer the helper until its last process has become the program, or has passed the sync point `until`.
 
-    `on_sync` gets the point's name, the pid, and descriptors that are closed when it returns; what it raises is raised
-    here, and a helper whose control socket is then closed gives up. Raises LaunchFailed, ContainerExit (126, 127) for a
-    program that can't be executed, and Internal for a helper that was killed.
+    `on_sync` gets the point's name, the pid (that of `helper`, the first process, before there is another), and
+    descriptors that are closed when it returns; what it raises is raised here, and a helper whose control socket is
+    then closed gives up. Raises LaunchFailed, ContainerExit (126, 127) for a program that can't be executed, and
+    Internal for a helper that was killed.
     """
     while True:
         try:
@@ -222,7 +223,7 @@ def failure_of(step: Step | None, message: Message, command: str) -> OrlopError:
         return _cannot_execute(command, message)
     detail = f": {message.text}" if message.text else ""
     origin = f"{step.origin}: " if step.origin else ""
-    text = f"{origin}{_explained(step, message.value)}{_call(type(step.op).__name__)}: {name}{detail}"
+    text = f"{origin}{_explained(step, message.value)}{_call(type(step.op).__name__)}: {name}{detail}{_hint(step.op, message.value)}"
     return LaunchFailed(_printable(text), message.stage, message.index, message.value)
 
 
@@ -236,6 +237,14 @@ def _explained(step: Step, number: int) -> str:
     if isinstance(step.op, Scheduler) and number == errno.EPERM:
         return "process scheduler can't be used together with AllowedCPUs (resources.cpu.cpus), or is not permitted: "
     return ""
+
+
+def _hint(op: Op, number: int) -> str:
+    """What the kernel wants where it says only EPERM (mount_namespaces(7), "Restrictions"; `mount_too_revealing`)."""
+    if not isinstance(op, Mount) or number != errno.EPERM or op.fstype not in ("proc", "sysfs"):
+        return ""
+    where = {"proc": "/proc", "sysfs": "/sys"}[op.fstype]
+    return f" (a user namespace may mount another {op.fstype} only where nothing covers a part of {where})"
 
 
 def _printable(text: str) -> str:

@@ -17,7 +17,14 @@ import msgspec
 
 from orlop.cgroups.units import Place, Unit
 from orlop.spec.document import decode
-from orlop.spec.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, from_os
+from orlop.spec.errors import (
+    AlreadyExists,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    PermissionDenied,
+    from_os,
+)
 from orlop.spec.runtime import RuntimeSpec, State, parse_runtime_spec
 from orlop.sys.procfs import boot_id, start_time
 
@@ -30,9 +37,10 @@ _ID_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
-    """`state.json`. `cgroup` is the group's path in every hierarchy, and `unit` what it is to systemd; `creator` and
-    `creator_start` tell the process that makes the container, as long as `phase` is creating. `rootfs` is absolute.
-    `awaits` is the place in the plan's last stage of the step that waits for `start`."""
+    """`state.json`. `cgroup` is the group's path in every hierarchy, or in those mounted at `hierarchies` where its
+    maker had no rights to all, and empty for a container in its caller's groups; `unit` is what it is to systemd.
+    `creator` and `creator_start` tell the process that makes the container, as long as `phase` is creating. `rootfs` is
+    absolute. `awaits` is the place in the plan's last stage of the step that waits for `start`."""
 
     id: str
     bundle: str
@@ -43,6 +51,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     boot_id: str = ""
     cgroup: str = ""
     unit: Unit | None = None
+    hierarchies: tuple[str, ...] = ()
     rootfs: str = ""
     owner: int = 0
     phase: Phase = "creating"
@@ -64,12 +73,6 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
             and self.boot_id == boot_id()
             and start_time(self.init_process_pid) == self.init_process_start
         )
-
-
-def check_grouped(record: Record) -> None:
-    """Raise FailedPrecondition for a container that was made without control groups."""
-    if not record.cgroup:
-        raise FailedPrecondition(f"container {record.id} has no control groups (--cgroup-manager=disabled)")
 
 
 class Store:
@@ -119,11 +122,18 @@ class Store:
         """The record. Raises NotFound, also for what is left of a container that was never recorded."""
         try:
             with open(self.path(identifier, STATE), "rb") as file:
+                self._check_owner(identifier)
                 return decode(file.read(), Record, STATE)
         except FileNotFoundError:
             raise NotFound(f"container {identifier} does not exist") from None
         except OSError as error:
             raise from_os(error, "read state") from error
+
+    def _check_owner(self, identifier: str) -> None:
+        """What another user has written there could make this one kill any process, or run any hook."""
+        owner = os.stat(self.directory(identifier)).st_uid
+        if owner != os.geteuid():
+            raise PermissionDenied(f"container {identifier} belongs to the user with the id {owner}; act as that one")
 
     def spec(self, identifier: str) -> RuntimeSpec:
         """The configuration that the container was made from."""
@@ -221,5 +231,7 @@ def _creator_lives(record: Record) -> bool:
 def _waits(pid: int) -> bool:
     try:
         return os.readlink(f"/proc/{pid}/exe").startswith(_WAITING)
+    except PermissionError:  # to an ordinary user the helper is closed, and a program that it may read is not
+        return True
     except OSError:
         return False

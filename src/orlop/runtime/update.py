@@ -7,9 +7,9 @@ from typing import Any, TypeVar
 import msgspec
 
 from orlop.cgroups import driver
-from orlop.cgroups.probe import probe
+from orlop.runtime import groups
 from orlop.runtime.kill import frozen
-from orlop.runtime.state import CONFIG, Store, check_grouped, status
+from orlop.runtime.state import CONFIG, Store, status
 from orlop.spec.document import merged
 from orlop.spec.errors import FailedPrecondition, InvalidArgument, from_os
 from orlop.spec.runtime import IntelRdt, Linux, Resources, parse_runtime_spec
@@ -23,7 +23,7 @@ def update(store: Store, identifier: str, changes: Resources, rdt: IntelRdt = In
     """Put `changes`, and the schemata of `rdt`, in force; what they do not name stays as it is. The kept configuration
     tells the new limits."""
     record = store.load(identifier)
-    check_grouped(record)
+    groups.hierarchies(record, "update")
     now = status(record, frozen(record))
     if now not in ("created", "running", "paused"):
         raise FailedPrecondition(f"cannot update container {identifier}: it is {now} (container not running)")
@@ -32,7 +32,7 @@ def update(store: Store, identifier: str, changes: Resources, rdt: IntelRdt = In
     linux = spec.linux or Linux()
     changes = _unlimited(named(changes))
     whole = overlaid(linux.resources or Resources(), changes)
-    driver.update(probe(), record.place, _complete(changes, whole))
+    driver.update(groups.hierarchies(record, "update"), record.place, _complete(changes, whole))
     new = msgspec.structs.replace(linux, resources=whole, intel_rdt=_schemata(linux, identifier, rdt))
     spec = msgspec.structs.replace(spec, linux=new)
     store.write(identifier, CONFIG, merged(raw, spec))

@@ -94,7 +94,7 @@ class Activated:
 
     def start(self) -> subprocess.Popen[str]:
         script = 'LISTEN_PID=$$ LISTEN_FDS=1 exec "$@"'
-        daemon = [sys.executable, "-m", "orlop", "serve", "--socket", "/nonexistent/never.sock"]
+        daemon = [sys.executable, "-m", "orlop", "serve", "--no-cri", "--socket", "/nonexistent/never.sock"]
         fd = self.socket.fileno()
         return subprocess.Popen(
             ["sh", "-c", script, "sh", *daemon],

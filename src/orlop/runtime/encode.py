@@ -8,6 +8,7 @@ an operation: u16 code  u8 skip mask  u8 zero  u32 length of what follows, its f
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from orlop.runtime.ops import CODES, NUMBERS, Op
@@ -29,35 +30,57 @@ def encode(plan: Plan, inherited: int = 0) -> bytes:
 
 
 def _op(step: Step) -> bytes:
-    code = NUMBERS[type(step.op)]
-    body = b"".join(_field(kind, getattr(step.op, name), name) for name, kind in CODES[code][1])
-    return struct.pack("<HBBI", code, step.skip, 0, len(body)) + body
+    kind = type(step.op)
+    code, fields = _FIELDS.get(kind) or _fields(kind)
+    op = step.op
+    body = b"".join([write(getattr(op, name), name) for name, write in fields])
+    return _HEAD.pack(code, step.skip, 0, len(body)) + body
 
 
-def _field(kind: str, value: Any, name: str) -> bytes:
-    if kind in _NUMERIC:
-        return _number(_NUMERIC[kind], value, name)
-    if kind == "str":
-        return _text(value, name)
-    if kind == "bytes":
-        return struct.pack("<I", len(value)) + bytes(value)
-    if kind == "strs":
-        return struct.pack("<I", len(value)) + b"".join(_text(item, name) for item in value)
-    return struct.pack("<I", len(value)) + b"".join(_number("<I", item, name) for item in value)
+def _fields(kind: type[Op]) -> tuple[int, _Fields]:
+    """How an operation's fields are written; looked up once for each kind, since a plan has a hundred operations."""
+    code = NUMBERS[kind]
+    _FIELDS[kind] = found = code, tuple((name, _WRITERS[type_]) for name, type_ in CODES[code][1])
+    return found
 
 
-def _number(form: str, value: int, name: str) -> bytes:
-    try:
-        return struct.pack(form, value)
-    except struct.error:
-        raise InvalidArgument(f"{name} {value} is out of range") from None
+def _writer(form: str) -> _Write:
+    pack = struct.Struct(form).pack
+
+    def number(value: int, name: str) -> bytes:
+        try:
+            return pack(value)
+        except struct.error:
+            raise InvalidArgument(f"{name} {value} is out of range") from None
+
+    return number
 
 
 def _text(value: str, name: str) -> bytes:
     raw = value.encode("utf-8", "surrogateescape")
     if b"\0" in raw:
         raise InvalidArgument(f"{name} {value[:80]!r} contains a NUL character")
-    return struct.pack("<I", len(raw)) + raw + b"\0"
+    return _LENGTH.pack(len(raw)) + raw + b"\0"
+
+
+def _bytes(value: bytes, name: str) -> bytes:
+    return _LENGTH.pack(len(value)) + bytes(value)
+
+
+def _texts(values: Sequence[str], name: str) -> bytes:
+    return _LENGTH.pack(len(values)) + b"".join([_text(value, name) for value in values])
+
+
+def _numbers(values: Sequence[int], name: str) -> bytes:
+    return _LENGTH.pack(len(values)) + b"".join([_WRITERS["u32"](value, name) for value in values])
+
+
+_Write = Callable[[Any, str], bytes]
+_Fields = tuple[tuple[str, _Write], ...]
+_HEAD, _LENGTH = struct.Struct("<HBBI"), struct.Struct("<I")
+_FIELDS: dict[type[Op], tuple[int, _Fields]] = {}
+_WRITERS: dict[str, _Write] = {type_: _writer(form) for type_, form in _NUMERIC.items()}
+_WRITERS |= {"str": _text, "bytes": _bytes, "strs": _texts, "u32s": _numbers}
 
 
 def decode(data: bytes) -> tuple[Plan, int]:

@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from orlop.runtime.children import children
-from orlop.sys.signals import received, signalfd
+from orlop.sys.signals import hold_back, let_through, received, signalfd
 
-_KEPT = {signal.SIGCHLD, signal.SIGPIPE, signal.SIGKILL, signal.SIGSTOP, signal.SIGURG}
+_KEPT = {signal.SIGPIPE, signal.SIGKILL, signal.SIGSTOP, signal.SIGURG}
+_PASSED_ON = tuple(number for number in range(1, 65) if number not in _KEPT)  # SIGCHLD among them is for us
 _CHUNK = 65536
 
 
@@ -29,7 +30,7 @@ class Foreground:
     def __init__(self) -> None:
         self.master = -1
         self._signals = -1
-        self._mask: set[int] = set()
+        self._mask = b""
         self._watched = -1
         self._act: Callable[[], bool] = lambda: True
 
@@ -44,14 +45,13 @@ class Foreground:
         self._watched, self._act = fd, act
 
     def __enter__(self) -> Foreground:
-        numbers = signal.valid_signals() - _KEPT | {signal.SIGCHLD}
-        self._mask = set(signal.pthread_sigmask(signal.SIG_BLOCK, numbers))
-        self._signals = signalfd(numbers)
+        self._mask = hold_back(_PASSED_ON)
+        self._signals = signalfd(_PASSED_ON)
         return self
 
     def __exit__(self, *_: object) -> None:
         received(self._signals)  # what nobody has waited for must not strike when it is let through
-        signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
+        let_through(self._mask)
         self._drain()  # of a process that has not come up, what its hooks have said
         for fd in (self._signals, self.master):
             if fd >= 0:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from orlop.cgroups.facts import CgroupHost
+from orlop.cgroups.files import read
 from orlop.cgroups.probe import probe
 from orlop.runtime.children import children
 from orlop.runtime.facts import UNLIMITED, Host, Limit
@@ -74,8 +75,7 @@ def parse_limits(text: str) -> dict[str, Limit]:
 
 
 def _read(path: str) -> str:
-    with open(path, encoding="ascii", errors="replace") as file:
-        return file.read()
+    return read(path)
 
 
 def bounding_set() -> int:

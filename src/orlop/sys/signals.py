@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
 import struct
 from collections.abc import Iterable
 
@@ -14,8 +16,25 @@ _RECORD = 128  # bytes of a signalfd_siginfo, which begins with the signal's num
 
 def signalfd(numbers: Iterable[int]) -> int:
     """A descriptor from which the signals are read, without waiting for them. The caller closes it."""
-    mask = sum(1 << (number - 1) for number in numbers).to_bytes(_SET, "little")
-    return libc("signalfd", -1, mask, os.O_CLOEXEC | os.O_NONBLOCK)
+    return libc("signalfd", -1, _mask(numbers), os.O_CLOEXEC | os.O_NONBLOCK)
+
+
+def hold_back(numbers: Iterable[int]) -> bytes:
+    """Block the signals, besides those that are; what was blocked before, for `let_through`. Python's own
+    pthread_sigmask makes an enumeration's member of each of sixty numbers."""
+    before = bytearray(_SET)
+    address = (ctypes.c_char * _SET).from_buffer(before)
+    libc("sigprocmask", signal.SIG_BLOCK, _mask(numbers), ctypes.addressof(address))
+    return bytes(before)
+
+
+def let_through(before: bytes) -> None:
+    """Block what was blocked before `hold_back`, and nothing else."""
+    libc("sigprocmask", signal.SIG_SETMASK, before, None)
+
+
+def _mask(numbers: Iterable[int]) -> bytes:
+    return sum(1 << (number - 1) for number in numbers).to_bytes(_SET, "little")
 
 
 def received(fd: int) -> list[int]:

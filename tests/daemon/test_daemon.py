@@ -142,12 +142,12 @@ def test_a_worker_serves_again_and_keeps_nothing(warm: Warm) -> None:
         for number in (signal.SIGHUP, signal.SIGINT, signal.SIGUSR1, signal.SIGPIPE, signal.SIGRTMIN + 2):
             signal.signal(number, signal.SIG_IGN)
         os.dup2(reader, 3)
-        os.dup2(reader, 7)
+        os.dup2(reader, 4)
 
     for number in range(6):
         command = warm.words("run", "--preserve-fds", "1", *words[1:3], warm.lab.id(f"n{number}"))
         environment = {**warm.daemon.environment, "ODD": "1"}
-        done = subprocess.run(command, env=environment, preexec_fn=odd, pass_fds=(3, 7), timeout=20)
+        done = subprocess.run(command, env=environment, preexec_fn=odd, pass_fds=(3, 4), timeout=20)
         assert done.returncode == 0
     os.close(writer)
     os.close(reader)

@@ -550,7 +550,8 @@ def test_a_failing_start_container_hook_fails_start_and_destroys_the_container(l
     failing = [{"path": "/bin/true"}, {"path": "/bin/sh", "args": ["sh", "-c", "exit 7"]}]
     lab.configure("touch", "/ran", hooks={"startContainer": failing, "poststop": [hook(out, "poststop")]})
     lab("create", "-b", str(lab.bundle), lab.id())
-    text = "orlop-runtime: hooks.startContainer[1]: error running startContainer hook #1: hook: ECHILD: /bin/sh: exit status 7\n"
+    where = "orlop-runtime: hooks.startContainer[1]: error running startContainer hook #1"
+    text = f"{where}: hook: ECHILD: /bin/sh: exit status 7\n"
     done = lab("start", lab.id(), ok=False)
     assert (done.returncode, done.stderr) == (1, text)
     assert "poststop" in out.read_text()

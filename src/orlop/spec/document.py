@@ -118,4 +118,4 @@ class _Everything(set[str]):
 
 def _lower(text: str) -> str:
     text = text.rstrip(".").replace("\n", " ")
-    return text[:1].lower() + text[1:]
+    return text if text[:2].isupper() else text[:1].lower() + text[1:]  # JSON stays what it is

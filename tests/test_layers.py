@@ -81,6 +81,8 @@ PURE = (
     "network.records",
     "network.rules",
     "network.files",
+    "cri.streaming.tokens",
+    "cri.streaming.backend",
     "engine.oci",
     "engine.users",
     "engine.lifecycle",

@@ -21,7 +21,7 @@ from orlop.shim.spawn import LogFile
 from orlop.shim.state import read_state
 from orlop.spec.errors import FailedPrecondition, Unavailable
 from orlop.sys.procfs import start_time
-from orlop.wire import frames
+from orlop.wire import crilog, frames
 from orlop.wire.logline import encode_line, parse_time
 
 if TYPE_CHECKING:
@@ -537,6 +537,22 @@ def test_the_log_that_kubelet_reads(lab: Lab) -> None:
         [(b"stdout", b"F", b"one"), (b"stderr", b"P", b"two"), (b"stdout", b"P", b"half")]
     )
     assert all(parse_time(words[0].decode()) > 0 for words in fields)
+
+
+def test_the_shim_and_the_codec_write_kubelets_log_alike(lab: Lab) -> None:
+    length = 2 * crilog.PIECE + 100
+    lab.start(
+        f"head -c {length} /dev/zero | tr '\\0' x; echo; echo; printf half", log=LogFile(path=str(lab.log), cri=True)
+    )
+    assert lab.exit().status == 0
+    written = lab.log.read_bytes().splitlines(keepends=True)
+    times = [line.split(b" ")[0].decode() for line in written]
+    text, line = b"x" * length, crilog.encode_line
+    pieces = [text[: crilog.PIECE], text[: crilog.PIECE], text[2 * crilog.PIECE :], b"", b"half"]
+    tags = [True, True, False, False, True]
+    assert written == [line(*entry) for entry in zip(pieces, ["stdout"] * 5, times, tags, strict=True)]
+    assert b"".join(written[:3]) == crilog.encode_output(text + b"\n", "stdout", times[0])
+    assert b"".join(crilog.decode_line(entry).text for entry in written) == text + b"half"
 
 
 def test_a_log_that_was_moved_away_is_begun_anew(lab: Lab) -> None:

@@ -31,6 +31,10 @@ def test_pieces_make_the_line(length: int) -> None:
     assert all(len(line.text) <= crilog.PIECE for line in lines)
 
 
+def test_words_without_a_newline_are_a_piece() -> None:
+    assert encode_output(b"half", "stdout", TIME) == encode_line(b"half", "stdout", TIME, partial=True)
+
+
 @given(st.binary(max_size=80))
 def test_hostile_bytes_are_entries_or_refused(data: bytes) -> None:
     try:

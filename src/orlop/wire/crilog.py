@@ -2,7 +2,8 @@
 
 `2026-11-21T11:22:33.123456789Z stdout F text` and a newline. `P` marks a piece whose line goes on in the next entry of
 the same stream, `F` the end of one; further tags may follow either, after colons. The text is bytes as they
-came: nothing is escaped, and only a newline can't be in it.
+came: nothing is escaped, and only a newline can't be in it. native/shim.c writes the same bytes; a test holds the two
+together.
 """
 
 from __future__ import annotations
@@ -34,10 +35,11 @@ def encode_line(text: bytes, stream: str, time: str, partial: bool = False) -> b
 
 
 def encode_output(data: bytes, stream: str, time: str) -> bytes:
-    """All entries for a line (or last words without a newline), cut into pieces of PIECE bytes."""
+    """All entries for a line, cut into pieces of PIECE bytes. Last words without a newline are a piece too."""
     text = data.removesuffix(b"\n")
     cuts = range(0, max(len(text), 1), PIECE)
-    return b"".join(encode_line(text[at : at + PIECE], stream, time, at + PIECE < len(text)) for at in cuts)
+    unended = len(text) == len(data)
+    return b"".join(encode_line(text[at : at + PIECE], stream, time, unended or at + PIECE < len(text)) for at in cuts)
 
 
 def decode_line(line: bytes) -> CRILine:

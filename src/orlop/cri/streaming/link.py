@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from typing import Protocol
 
 from orlop.cri.streaming.backend import ClientGone
 
 _READ = 65536
+_KEEP_ALIVE = {socket.TCP_KEEPIDLE: 15, socket.TCP_KEEPINTVL: 15, socket.TCP_KEEPCNT: 9}
 _ANSWERS = 1 << 20  # bytes of answers to pings and the like that a client may leave unread
 
 
@@ -82,6 +84,13 @@ async def idle(link: SocketLink, timeout: float) -> None:
     loop = asyncio.get_running_loop()
     while (left := link.last_active + timeout - loop.time()) > 0:
         await asyncio.sleep(left)
+
+
+def keep_alive(connection: socket.socket) -> None:
+    """Has the kernel find out about a client whose machine has gone (tcp(7)): in two and a half minutes."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in _KEEP_ALIVE.items():
+        connection.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 async def close(writer: asyncio.StreamWriter, timeout: float) -> None:

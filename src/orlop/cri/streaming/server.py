@@ -14,7 +14,7 @@ import time
 from orlop.cri.streaming import port_forward, remote_command
 from orlop.cri.streaming.backend import Attach, Backend, Exec, PortForward, Request
 from orlop.cri.streaming.limits import Limits
-from orlop.cri.streaming.link import close
+from orlop.cri.streaming.link import close, keep_alive
 from orlop.cri.streaming.tokens import Tokens
 from orlop.cri.streaming.upgrade import Exchange, HeaderList, Refused, websocket_headers
 from orlop.cri.streaming.upgrade import Request as HTTPRequest
@@ -72,6 +72,7 @@ class Server:
         self._server = None
 
     def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        keep_alive(writer.get_extra_info("socket"))
         task = asyncio.create_task(self._serve(reader, writer))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

@@ -189,6 +189,15 @@ def test_hooks_write_to_the_files_that_annotations_name(lab: Lab, tmp_path: Path
     assert "annotations['run.oci.hooks.stdout']" in failed.stderr
 
 
+def test_hooks_in_the_containers_namespaces_write_there_too(lab: Lab, tmp_path: Path) -> None:  # noqa: F811
+    hook = {"path": "/bin/sh", "args": ["sh", "-c", "echo out; echo err >&2"]}
+    names = {"run.oci.hooks.stdout": str(tmp_path / "out")}
+    hooks = {"createContainer": [hook], "startContainer": [hook]}
+    done = lab.run("sh", "-c", "echo own", hooks=hooks, annotations=names)
+    assert (tmp_path / "out").read_text() == "out\n" * 2
+    assert (done.stdout, done.stderr) == ("own\n", "err\n" * 2)
+
+
 def test_unknown_system_calls_are_refused_by_annotation(lab: Lab) -> None:  # noqa: F811
     rule = {"names": ["read", "no_such_call"], "action": "SCMP_ACT_ALLOW"}
     seccomp = {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule]}

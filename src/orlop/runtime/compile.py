@@ -109,9 +109,10 @@ class CreateRequest(msgspec.Struct, frozen=True, kw_only=True):
     Sync("cgroup"). `preserve` are slots that stay open in the process, by the numbers that they have there. `idmaps`
     are slots of user namespaces for mapped mounts, by `compile_mounts.idmap_key`. `links` tells what links say that a
     mount with copy-symlink has as its source, by the mount's index. `make_devices`: the caller may make device nodes,
-    and mounts of them, which a process in a user namespace may not. `whole_mounts` are where the host has all of proc
-    or sysfs mounted: hidden where the root can't pivot. `clamp` lowers limits and the OOM score to what this host lets
-    us set, where that is less than asked for.
+    and mounts of them, which a process in a user namespace may not. `hook_streams`: slots of what hooks in the
+    container's namespaces write to, output and errors, and of the container's own two, which are put back.
+    `whole_mounts` are where the host has all of proc or sysfs mounted: hidden where the root can't pivot. `clamp`
+    lowers limits and the OOM score to what this host lets us set, where that is less than asked for.
     """
 
     id: str
@@ -129,6 +130,7 @@ class CreateRequest(msgspec.Struct, frozen=True, kw_only=True):
     idmaps: dict[str, int] = {}
     links: dict[int, str] = {}
     make_devices: bool = False
+    hook_streams: tuple[int, ...] = ()
     pivot: bool = True
     whole_mounts: tuple[str, ...] = ()
     keyring: bool = True
@@ -218,6 +220,7 @@ def _context(spec: RuntimeSpec, host: Host, request: CreateRequest) -> _Context:
         request.await_start_slot,
         *request.preserve.values(),
         *request.idmaps.values(),
+        *request.hook_streams,
     )
     mounts = compile_mounts.prepare(
         spec, request.bundle, slots, "user" in found, request.idmaps, request.links, own_network="network" in found
@@ -506,9 +509,20 @@ def _hook_steps(
     )
     # startContainer hooks are programs of the container: without an environment of their own they get its process's
     own = c.process.env if where == "hooks.startContainer" else ()
+    if hooks:
+        yield from _streams(c.request.hook_streams[:2], where)
     for index, hook in enumerate(hooks):
         op = Hook(hook.path, hook.args or (hook.path,), hook.env or own, (hook.timeout or 0) * 1000, encode(state))
         yield Step(op, f"{where}[{index}]")
+    if hooks and c.request.hook_streams:
+        terminal = c.request.terminal != "none"
+        yield from _streams((c.slots.slave,) * 2 if terminal else c.request.hook_streams[2:], where)
+
+
+def _streams(slots: tuple[int, ...], where: str) -> Iterator[Step]:
+    """Make two slots the standard output and the standard error."""
+    for number, slot in enumerate(slots, 1):
+        yield Step(Dup(slot, number), where)
 
 
 def _enter_root(c: _Context) -> Iterator[Step]:

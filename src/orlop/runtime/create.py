@@ -16,7 +16,7 @@ from orlop.cgroups.facts import CgroupHost, points, unescape, without
 from orlop.cgroups.files import read
 from orlop.cgroups.units import Place
 from orlop.runtime import hooks, idmaps
-from orlop.runtime.annotations import SECCOMP_UNKNOWN, is_set
+from orlop.runtime.annotations import HOOKS_STDERR, HOOKS_STDOUT, SECCOMP_UNKNOWN, is_set
 from orlop.runtime.children import children
 from orlop.runtime.compile import CreateRequest, Terminal, compile_create
 from orlop.runtime.compile_cgroups import joins_early
@@ -318,6 +318,8 @@ class _Making:
         console = None if options.console is None else self._inherit(options.console, mine=False)
         preserve = {fd: self._inherit(fd, mine=False) for fd in options.preserve}
         idmapped = self._idmaps(dry)
+        streams = self._hook_streams(dry, len(self.inherited) + (len(idmapped) if dry else 0))
+        free = len(self.inherited) + (len(idmapped) if dry else 0)
         request = CreateRequest(
             id=options.id,
             bundle=options.bundle,
@@ -329,7 +331,8 @@ class _Making:
             idmaps=idmapped,
             links=_links(self.spec, options.bundle),
             make_devices=bool(self.linux.devices) and _makes_devices(self.host),
-            netlink_slot=_netlink_slot(self.spec, len(self.inherited) + len(idmapped)),
+            hook_streams=streams,
+            netlink_slot=_netlink_slot(self.spec, free),
             pivot=options.pivot,
             whole_mounts=() if options.pivot else whole_mounts(read("/proc/self/mountinfo")),
             keyring=options.keyring,
@@ -365,6 +368,18 @@ class _Making:
         if dry:
             return _idmap_slots(self.spec, len(self.inherited))
         return {key: self._inherit(fd) for key, fd in idmaps.user_namespaces(self.spec, self.host).items()}
+
+    def _hook_streams(self, dry: bool, first: int) -> tuple[int, ...]:
+        """For hooks that the helper runs: where annotations have them write to, and what comes back after them."""
+        named = {HOOKS_STDOUT, HOOKS_STDERR} & self.spec.annotations.keys()
+        if not named or not (self.hooks.create_container or self.hooks.start_container):
+            return ()
+        opened = (None, None) if dry else hooks.open_streams(self.spec.annotations)
+        for number, fd in enumerate(opened, 1):
+            self._inherit(number if fd is None else fd, mine=fd is not None)
+        for number in (1, 2):
+            self._inherit(number, mine=False)
+        return tuple(range(first, first + 4))
 
     def _fifo(self) -> int:
         path = self.store.path(self.options.id, FIFO)

@@ -85,9 +85,23 @@ def test_events_tell_the_limit_on_memory_and_swap(lab: Lab) -> None:  # noqa: F8
 
 @pytest.mark.skipif(not Path("/sys/fs/cgroup/cpu/cpu.rt_runtime_us").exists(), reason="no realtime groups of cgroup v1")
 def test_realtime_runtime_that_the_group_above_lacks_is_told_as_that(lab: Lab) -> None:  # noqa: F811
-    cpu = {"realtimeRuntime": 1000, "realtimePeriod": 100000}
+    cpu = {"realtimeRuntime": 99000, "realtimePeriod": 100000}  # more than the root has
     done = lab.run("true", ok=False, linux__resources={"cpu": cpu}, linux__cgroupsPath=f"/orlop/{lab.id()}/inner")
-    assert "cpu.realtimeRuntime: cannot set cpu.rt_runtime_us to '1000'" in done.stderr
+    assert "cpu.realtimeRuntime: cannot set cpu.rt_runtime_us to '99000'" in done.stderr
     assert "the group above has less realtime runtime left" in done.stderr
+    for group in Path("/sys/fs/cgroup").glob(f"*/orlop/{lab.id()}"):
+        group.rmdir()
+
+
+@pytest.mark.skipif(not Path("/sys/fs/cgroup/cpu/cpu.rt_runtime_us").exists(), reason="no realtime groups of cgroup v1")
+def test_realtime_runtime_is_given_to_the_groups_between(lab: Lab) -> None:  # noqa: F811
+    cpu = {"realtimeRuntime": 1000, "realtimePeriod": 100000}
+    inner = f"/orlop/{lab.id()}/inner"
+    script = "cat /sys/fs/cgroup/cpu/cpu.rt_runtime_us"
+    for _ in range(2):  # and not more each time
+        done = lab.run("sh", "-c", script, linux__resources={"cpu": cpu}, linux__cgroupsPath=inner)
+        assert done.stdout == "1000\n"
+    assert Path(f"/sys/fs/cgroup/cpu/orlop/{lab.id()}/cpu.rt_runtime_us").read_text() == "10000\n"
+    lab.run("true", process__scheduler={"policy": "SCHED_FIFO", "priority": 10}, linux__resources={"cpu": cpu})
     for group in Path("/sys/fs/cgroup").glob(f"*/orlop/{lab.id()}"):
         group.rmdir()

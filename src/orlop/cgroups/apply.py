@@ -270,7 +270,22 @@ def _apply(group: Group, write: Write, may_postpone: bool) -> bool:
     except OSError as error:
         if may_postpone and error.errno in (errno.EINVAL, errno.EBUSY):
             return False
+        if write.file == "cpu.rt_runtime_us" and _made_room(group, write):
+            return True
         raise _explain(error, f"{write.origin}: cannot set {write.file} to {write.value!r}", write.file) from error
+    return True
+
+
+def _made_room(group: Group, write: Write) -> bool:
+    from orlop.cgroups.realtime import make_room
+
+    directory = group.directory(write.controller)
+    if not make_room(group.host.mount(write.controller), directory, int(write.value)):
+        return False
+    try:
+        write_file(f"{directory}/{write.file}", write.value)
+    except OSError:
+        return False
     return True
 
 

@@ -162,7 +162,7 @@ def _chosen(node: Node, wanted: api.ContainerFilter) -> list[api.Container]:
     hidden = (lifecycle.CREATING, lifecycle.REMOVING)
     items = [
         answers.container_item(container)
-        for container in node.engine.containers.list(all=True)
+        for container in node.containers()
         if container.config.pod and container.config.pod.sandbox and container.state not in hidden
     ]
     return [item for item in items if answers.container_matches(item, wanted)]

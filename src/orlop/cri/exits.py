@@ -31,6 +31,10 @@ class Exits:
         self._clients: dict[str, ShimClient] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
+    def watches(self, container: Container) -> bool:
+        """Whether a container that the record says is running is known to: its shim would have told otherwise."""
+        return container.running and container.id in self._clients
+
     def watch(self, container: Container, client: ShimClient | None = None) -> None:
         """Take over a container that runs. `client` owns its end already; without one, one is made.
 

@@ -353,7 +353,7 @@ def _all(node: Node) -> list[api.PodSandboxMetrics]:
         if container.config.pod is not None:
             members.setdefault(container.config.pod.sandbox, []).append(container)
     found = []
-    for sandbox in node.engine.pods.list():
+    for sandbox in node.sandboxes():
         if sandbox.running:
             try:
                 found.append(_pod(node, sandbox, members.get(sandbox.id, [])))

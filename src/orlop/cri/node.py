@@ -18,7 +18,10 @@ from orlop.cri.settings import Settings
 from orlop.cri.streaming.backend import Backend
 from orlop.cri.streaming.limits import Limits
 from orlop.cri.streaming.server import Server
+from orlop.engine import lifecycle, settle
 from orlop.engine.engine import Engine
+from orlop.engine.pods import is_sandbox
+from orlop.engine.records import Container
 from orlop.spec.errors import Unavailable
 
 P = ParamSpec("P")
@@ -78,6 +81,21 @@ class Node:
         """Something has changed. Called in the loop's thread."""
         for event in self._sleepers:
             event.set()
+
+    def containers(self) -> list[Container]:
+        """Every container and sandbox as it really is, newest first. Those under watch need no look."""
+        found = []
+        for container in self.engine.containers.store.all():
+            if self.exits.watches(container):
+                found.append(container)
+            elif (now := settle.settled(self.engine, container, gone_ok=True)) is not None:
+                found.append(now)
+        return found
+
+    def sandboxes(self) -> list[Container]:
+        """Those of them that are sandboxes, made whole."""
+        hidden = (lifecycle.CREATING, lifecycle.CREATED, lifecycle.REMOVING)
+        return [c for c in self.containers() if is_sandbox(c) and c.state not in hidden]
 
     def each(self, work: Callable[[], object]) -> Future[Any]:
         """Begin one part of a call's work, as the end of one container of a pod."""

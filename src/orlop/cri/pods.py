@@ -79,5 +79,5 @@ async def stream(node: Node, request: api.StreamPodSandboxesRequest) -> AsyncIte
 
 
 def _chosen(node: Node, wanted: api.PodSandboxFilter) -> list[api.PodSandbox]:
-    items = (answers.pod_sandbox(container) for container in node.engine.pods.list())
+    items = (answers.pod_sandbox(container) for container in node.sandboxes())
     return [item for item in items if answers.sandbox_matches(item, wanted)]

@@ -154,7 +154,7 @@ def _chosen(node: Node, wanted: api.ContainerStatsFilter) -> list[api.ContainerS
 
 def running(node: Node) -> list[Container]:
     """The containers of pods that run, without the sandboxes."""
-    everything = node.engine.containers.list(all=True)
+    everything = node.containers()
     node.samples.forget({container.id for container in everything})
     return [c for c in everything if c.running and c.config.pod is not None and c.config.pod.sandbox]
 
@@ -267,7 +267,7 @@ def _chosen_pods(node: Node, wanted: api.PodSandboxStatsFilter) -> list[api.PodS
         if container.config.pod is not None:
             members.setdefault(container.config.pod.sandbox, []).append(container)
     found = []
-    for sandbox in node.engine.pods.list():
+    for sandbox in node.sandboxes():
         if sandbox.running and answers.sandbox_matches(answers.pod_sandbox(sandbox), match):
             try:
                 found.append(pod_stats(node, sandbox, members.get(sandbox.id, [])))

@@ -26,6 +26,7 @@ class ContainerStore:
     def __init__(self, database: Database, namespace: str) -> None:
         self.database = database
         self.namespace = namespace
+        self._decoded: dict[str, tuple[tuple[object, ...], Container]] = {}
 
     def reserve(self, container: Container) -> None:
         """Enter a new container; its name is taken from this moment on."""
@@ -58,7 +59,14 @@ class ContainerStore:
         rows = self.database.read(
             f"SELECT {_COLUMNS} FROM containers WHERE namespace = ? ORDER BY created DESC", (self.namespace,)
         )
-        return [_container(row) for row in rows]
+        decoded = {row["id"]: self._decode(row) for row in rows}
+        self._decoded = decoded
+        return [container for _, container in decoded.values()]
+
+    def _decode(self, row: sqlite3.Row) -> tuple[tuple[object, ...], Container]:
+        """A row as it was decoded the last time, if nothing in it has changed since: a daemon lists often."""
+        known, raw = self._decoded.get(row["id"]), tuple(row)
+        return known if known is not None and known[0] == raw else (raw, _container(row))
 
     def find(self, text: str) -> Container:
         """The container that a user means by a full ID, a name, or the beginning of an ID."""

@@ -223,7 +223,8 @@ def failure_of(step: Step | None, message: Message, command: str) -> OrlopError:
         return _cannot_execute(command, message)
     detail = f": {message.text}" if message.text else ""
     origin = f"{step.origin}: " if step.origin else ""
-    text = f"{origin}{_explained(step, message.value)}{_call(type(step.op).__name__)}: {name}{detail}{_hint(step.op, message.value)}"
+    call, hint = _call(type(step.op).__name__), _hint(step.op, message.value)
+    text = f"{origin}{_explained(step, message.value)}{call}: {name}{detail}{hint}"
     return LaunchFailed(_printable(text), message.stage, message.index, message.value)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
 import pty
 import re
@@ -12,6 +14,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -240,9 +243,39 @@ def lab() -> Path:
     return directory / "images"
 
 
+def archive_image(layout: Path, tag: str, target: Path) -> None:
+    """One image of an OCI layout, as an archive of its own."""
+    name = "org.opencontainers.image.ref.name"
+    entry = next(
+        entry
+        for entry in json.loads((layout / "index.json").read_text())["manifests"]
+        if entry["annotations"][name] == tag
+    )
+    entry["annotations"][name] = f"docker.io/library/{tag}:latest"
+
+    def blob(digest: str) -> Path:
+        return layout / "blobs" / digest.replace(":", "/")
+
+    manifest = json.loads(blob(entry["digest"]).read_text())
+    documents: dict[str, Any] = {
+        "oci-layout": {"imageLayoutVersion": "1.0.0"},
+        "index.json": {"schemaVersion": 2, "manifests": [entry]},
+    }
+    with tarfile.open(target, "w") as tar:
+        for file, document in documents.items():
+            data = json.dumps(document).encode()
+            member = tarfile.TarInfo(file)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+        for one in (entry, manifest["config"], *manifest["layers"]):
+            tar.add(blob(one["digest"]), f"blobs/{one['digest'].replace(':', '/')}")
+
+
 @pytest.fixture(scope="session")
 def registry(lab: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Debian's docker-registry on loopback, with the lab's images pushed by skopeo."""
+    if "ORLOP_QEMU" in os.environ:
+        pytest.skip("needs docker-registry and skopeo, which the machine does not have")
     directory = tmp_path_factory.mktemp("registry")
     port = free_port()
     address = f"127.0.0.1:{port}"
@@ -271,11 +304,19 @@ def _listens(port: int) -> bool:
 
 
 @pytest.fixture(scope="session")
-def store(registry: str) -> Iterator[Orlop]:
-    """A root with the lab's images pulled, on a tmpfs: the disk's speed is not what is tested."""
+def store(lab: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Orlop]:
+    """A root with the lab's images pulled, on a tmpfs: the disk's speed is not what is tested. The machine of
+    scripts/qemu has no registry; busybox is then loaded, and the others are not there."""
     tag = f"orlop-test-{os.getpid()}"
     orlop = Orlop(Path("/dev/shm") / tag, Path("/run") / tag)
     try:
+        if "ORLOP_QEMU" in os.environ:
+            archive = tmp_path_factory.mktemp("store") / "busybox.tar"
+            archive_image(lab, "busybox", archive)
+            orlop("load", "-q", "-i", str(archive), timeout=180)
+            yield orlop
+            return
+        registry = request.getfixturevalue("registry")
         for name in IMAGES:
             orlop("pull", "-q", f"{registry}/lab/{name}:1", timeout=180)
             orlop("tag", f"{registry}/lab/{name}:1", name)

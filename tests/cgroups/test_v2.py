@@ -317,3 +317,57 @@ def test_frozen_processes_are_listed_killed_and_gone(host: CgroupHost, path: str
     assert [process.wait(5) for process in processes] == [-signal.SIGKILL] * 3
     apply.remove(host, path)
     assert not apply.exists(host, path)
+
+
+def test_an_idle_group_takes_no_weight_and_gets_it_back(host: CgroupHost, path: str) -> None:
+    apply.create(host, path, Resources(cpu=CPU(idle=1, shares=2048)))
+    assert content(host, path, "cpu.idle") == "1"
+    apply.update(host, path, Resources(cpu=CPU(idle=0, shares=2048)))
+    assert (content(host, path, "cpu.idle"), content(host, path, "cpu.weight")) == ("0", "174")
+
+
+def test_a_burst_goes_with_its_quota_in_either_order(host: CgroupHost, path: str) -> None:
+    apply.create(host, path, Resources(cpu=CPU(quota=20_000, period=100_000, burst=20_000)))
+    apply.update(host, path, Resources(cpu=CPU(quota=90_000, period=100_000, burst=80_000)))
+    apply.update(host, path, Resources(cpu=CPU(quota=10_000, period=100_000, burst=5_000)))
+    assert (content(host, path, "cpu.max"), content(host, path, "cpu.max.burst")) == ("10000 100000", "5000")
+
+
+HUGE = """
+import mmap
+space = mmap.mmap(-1, 4 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x40000)
+space[0] = 1
+print('one', flush=True)
+sys.stdin.buffer.read(1)
+try:
+    mmap.mmap(-1, 4 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x40000)
+except OSError as error:
+    print(error.errno, flush=True)
+"""
+
+
+def test_huge_pages_are_counted_from_their_reservation_and_limited(host: CgroupHost, path: str, start: Start) -> None:
+    if "ORLOP_QEMU" not in os.environ or "hugetlb" not in host.controllers:
+        pytest.skip("takes huge pages of the machine: runs in scripts/qemu")
+    pages = Path("/proc/sys/vm/nr_hugepages")
+    pages.write_text("8")
+    try:
+        apply.create(host, path, Resources(hugepage_limits=(HugepageLimit(page_size="2MB", limit=4 * MIB),)))
+        process = start(HUGE)
+        assert line(process) == "one"
+        got = (apply.statistics(host, path).hugepages or {})["2MB"]
+        assert (got.usage, got.failures) == (4 * MIB, 0)  # one page is in use, two are reserved
+        assert process.stdin
+        process.stdin.write(b"x")
+        process.stdin.flush()
+        assert line(process) == "12"
+    finally:
+        apply.kill(host, path)
+        pages.write_text("0")
+
+
+def test_statistics_name_the_processors(host: CgroupHost, path: str) -> None:
+    apply.create(host, path, Resources(cpu=CPU(cpus="0")))
+    got = apply.statistics(host, path).cpuset
+    assert got
+    assert (got.cpus, got.mems, got.settings) == ("0", "0", {})

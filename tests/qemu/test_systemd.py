@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -240,3 +242,64 @@ def test_systemd_in_a_container_may_hand_groups_down(managed: Managed) -> None:
     while not (managed.rootfs / "tmp/done").exists() and time.monotonic() < deadline:
         time.sleep(0.1)
     assert managed("exec", managed.id(), "cat", "/proc/self/cgroup").stdout == "0::/init\n"
+
+
+@pytest.fixture
+def manager_of_app() -> Iterator[dict[str, str]]:
+    """A manager of the user `app`, as logind starts one; the environment of a session of hers."""
+    if os.environ.get("ORLOP_QEMU") != "systemd":
+        pytest.skip("runs in scripts/qemu --systemd")
+    runtime = Path("/run/user/1000")
+    runtime.mkdir(parents=True, exist_ok=True)
+    os.chown(runtime, 1000, 1000)
+    words = ["-p", "User=app", "-p", "Delegate=yes", "-p", "Slice=user-1000.slice", "-p", "Type=notify"]
+    program = ["/lib/systemd/systemd", "--user"]
+    environment = f"--setenv=XDG_RUNTIME_DIR={runtime}"
+    subprocess.run(["systemd-run", "-q", "--unit=app-manager", *words, environment, *program], check=True)
+    yield {"XDG_RUNTIME_DIR": str(runtime), "HOME": "/home/app"}
+    subprocess.run(["systemctl", "stop", "app-manager"], check=True)
+
+
+def test_a_user_s_container_is_in_a_scope_of_the_user_s_manager(manager_of_app: dict[str, str]) -> None:
+    directory = Path(tempfile.mkdtemp(prefix="app-", dir="/tmp"))
+    directory.chmod(0o755)
+    lab = Managed(directory)
+    lab.configure(
+        "sleep", "1000",
+        linux__cgroupsPath=f"orlop-test.slice:t:{lab.id()}",
+        linux__resources={"pids": {"limit": 20}, "memory": {"limit": 64 * MIB}},
+        linux__uidMappings=[{"containerID": 0, "hostID": 1000, "size": 1}],
+        linux__gidMappings=[{"containerID": 0, "hostID": 1000, "size": 1}],
+    )  # fmt: skip
+    config = lab.config()
+    config["linux"]["namespaces"] = [n for n in config["linux"]["namespaces"] if n["type"] != "network"]
+    config["linux"]["namespaces"].append({"type": "user"})
+    config["mounts"] = [m for m in config["mounts"] if m["destination"] in ("/proc", "/dev", "/dev/shm")]
+    (lab.bundle / "config.json").write_text(json.dumps(config))
+    subprocess.run(["chown", "-R", "1000:1000", directory], check=True)
+
+    def act(*words: str) -> str:
+        """As the user, from a session that is not below her manager."""
+        done = subprocess.run(
+            lab.command(*words), user=1000, group=1000, extra_groups=[], cwd=lab.bundle, stdin=subprocess.DEVNULL,
+            stdout=(directory / "out").open("w"), stderr=subprocess.STDOUT, timeout=60,
+            env={"PATH": os.environ["PATH"], "PYTHONPATH": "/opt/orlop/src"} | manager_of_app,
+        )  # fmt: skip
+        text = (directory / "out").read_text()
+        assert done.returncode == 0, text
+        return text
+
+    act("run", "-d", lab.id())
+    group = "/user.slice/user-1000.slice/app-manager.service/orlop.slice/orlop-test.slice/" + lab.unit
+    pid = json.loads(act("state", lab.id()))["pid"]
+    assert Path(f"/proc/{pid}/cgroup").read_text() == f"0::{group}\n"
+    assert Path(f"{ROOT}{group}/memory.max").read_text() == f"{64 * MIB}\n"
+    act("exec", "-d", lab.id(), "sleep", "1000")
+    act("update", "--pids-limit", "9", lab.id())
+    assert Path(f"{ROOT}{group}/pids.max").read_text() == "9\n"
+    assert len(Path(f"{ROOT}{group}/cgroup.procs").read_text().split()) == 2
+    act("pause", lab.id())
+    act("resume", lab.id())
+    act("delete", "--force", lab.id())
+    assert not Path(f"{ROOT}{group}").exists()
+    shutil.rmtree(directory)

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import io
-import json
 import os
-import tarfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from tests import lab
-from tests.harness import Orlop, wait_for
+from tests.harness import Orlop, archive_image, wait_for
 
 pytestmark = pytest.mark.root
 MIB = 1 << 20
@@ -24,41 +20,13 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orlop]:
         pytest.skip("runs in scripts/qemu")
     directory = tmp_path_factory.mktemp("whole")
     archive = directory / "busybox.tar"
-    _archive(lab.default_directory() / "images", "busybox", archive)
+    archive_image(lab.default_directory() / "images", "busybox", archive)
     orlop = Orlop(Path("/dev/shm/orlop-v2"), Path("/run/orlop-v2"))
     orlop("load", "-q", "-i", str(archive))
     yield orlop
     orlop.remove_all()
     wait_for(lambda: not orlop.processes(), "processes to leave")
     assert not Path("/sys/fs/cgroup/orlop").exists()
-
-
-def _archive(layout: Path, tag: str, target: Path) -> None:
-    """One image of an OCI layout, as an archive of its own."""
-    name = "org.opencontainers.image.ref.name"
-    entry = next(
-        entry
-        for entry in json.loads((layout / "index.json").read_text())["manifests"]
-        if entry["annotations"][name] == tag
-    )
-    entry["annotations"][name] = f"docker.io/library/{tag}:latest"
-
-    def blob(digest: str) -> Path:
-        return layout / "blobs" / digest.replace(":", "/")
-
-    manifest = json.loads(blob(entry["digest"]).read_text())
-    documents: dict[str, Any] = {
-        "oci-layout": {"imageLayoutVersion": "1.0.0"},
-        "index.json": {"schemaVersion": 2, "manifests": [entry]},
-    }
-    with tarfile.open(target, "w") as tar:
-        for file, document in documents.items():
-            data = json.dumps(document).encode()
-            member = tarfile.TarInfo(file)
-            member.size = len(data)
-            tar.addfile(member, io.BytesIO(data))
-        for one in (entry, manifest["config"], *manifest["layers"]):
-            tar.add(blob(one["digest"]), f"blobs/{one['digest'].replace(':', '/')}")
 
 
 def test_a_container_sees_its_group_as_the_root_of_all(whole: Orlop) -> None:

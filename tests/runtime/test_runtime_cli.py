@@ -115,10 +115,15 @@ def lab(tmp_path: Path) -> Iterator[Lab]:
     yield found
     for identifier in found("list", "-q").stdout.split():
         found("delete", "--force", identifier)
-    # not glob, which fails when another's group goes away under its eyes
-    assert not [n for _, names, _ in os.walk("/sys/fs/cgroup") for n in names if n.startswith(found.prefix)]
+    assert not groups_of(found.prefix)
     assert str(tmp_path) not in Path("/proc/self/mountinfo").read_text()
     assert not found.root.exists() or set(os.listdir(found.root)) <= {".seccomp"}
+
+
+def groups_of(prefix: str) -> list[str]:
+    """Control groups whose names begin so; those of others come and go meanwhile, which os.walk does not mind."""
+    found = ((where, name) for where, names, _ in os.walk("/sys/fs/cgroup") for name in names)
+    return [f"{where}/{name}" for where, name in found if name.startswith(prefix)]
 
 
 def wait_for(condition: Any, seconds: float = 10) -> None:
@@ -209,11 +214,6 @@ def test_errors_go_to_the_log_as_engines_read_it(lab: Lab, tmp_path: Path) -> No
     entry = json.loads(log.read_text())
     assert entry["level"] == "error"
     assert "does not exist" in entry["msg"]
-
-
-@pytest.mark.parametrize("verb", ["checkpoint", "restore"])
-def test_verbs_to_come_say_so(lab: Lab, verb: str) -> None:
-    assert lab(verb, "x", ok=False).stderr == f"orlop-runtime: {verb}: is not implemented yet\n"
 
 
 def test_wrong_types_are_told_by_path(lab: Lab) -> None:

@@ -15,7 +15,7 @@ from importlib import import_module
 from typing import NoReturn
 
 from orlop.cli.flags import Help, Options, Syntax, UsageError, parse, render, switch, value
-from orlop.spec.errors import InvalidArgument, OrlopError, Unimplemented
+from orlop.spec.errors import InvalidArgument, OrlopError
 
 gc.disable()  # importing makes many objects and no garbage; a command is over before any is worth collecting
 
@@ -24,6 +24,7 @@ PROGRAM = "orlop-runtime"
 FEATURES = "+SYSTEMD +APPARMOR +CAP +SECCOMP +EBPF"
 # verb: (module, text)
 VERBS: dict[str, tuple[str, str]] = {
+    "checkpoint": ("runtime_checkpoint", "write a running container to files"),
     "create": ("runtime_create", "create a container"),
     "delete": ("runtime_manage", "delete what a container holds"),
     "events": ("runtime_resources", "show what a container uses, and kills for lack of memory"),
@@ -34,6 +35,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "pause": ("runtime_manage", "suspend all processes of a container"),
     "plan": ("runtime_show", "show the operations that would create a bundle's container"),
     "ps": ("runtime_manage", "list the processes of a container"),
+    "restore": ("runtime_checkpoint", "make a container run on from a checkpoint"),
     "resume": ("runtime_manage", "resume all processes of a container"),
     "run": ("runtime_create", "create and run a container"),
     "spec": ("runtime_show", "write a default config.json"),
@@ -43,7 +45,6 @@ VERBS: dict[str, tuple[str, str]] = {
 }
 FAILURE = {"exec": 255}  # exit status for an error of the verb's own, where it is not 1
 ROOT = "/run/orlop-runtime"
-MISSING = ("checkpoint", "restore")
 GLOBAL = Syntax(
     "COMMAND [ARGUMENTS...]",
     "Runs containers from bundles, as the Open Container Initiative's runtime specification has it",
@@ -163,8 +164,6 @@ def _dispatch(options: Options) -> int:
         print(_help(words[1] if len(words) > 1 else ""))
         return 0
     name = words[0]
-    if name in MISSING:
-        raise Unimplemented(f"{name}: is not implemented yet")
     if name not in VERBS:
         raise UsageError(f"unknown command: {name[:60]}")
     context = Context(options)

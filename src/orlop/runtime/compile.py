@@ -41,6 +41,7 @@ from orlop.runtime.compile_layout import (
     O_DIRECTORY,
     O_NOFOLLOW,
     O_PATH,
+    O_RDWR,
     OPEN_TREE_CLONE,
     PROC_MAGIC,
     Layout,
@@ -84,7 +85,7 @@ from orlop.runtime.ops import (
     Unshare,
     WriteFile,
 )
-from orlop.runtime.optable import SKIP_MISSING, SKIP_UNSUPPORTED
+from orlop.runtime.optable import SKIP_DENIED, SKIP_MISSING, SKIP_UNSUPPORTED
 from orlop.runtime.plan import Plan, Stage, Step
 from orlop.spec.document import encode
 from orlop.spec.errors import FailedPrecondition
@@ -113,6 +114,7 @@ class CreateRequest(msgspec.Struct, frozen=True, kw_only=True):
     container's namespaces write to, output and errors, and of the container's own two, which are put back.
     `whole_mounts` are where the host has all of proc or sysfs mounted: hidden where the root can't pivot. `clamp`
     lowers limits and the OOM score to what this host lets us set, where that is less than asked for.
+    `null_streams` are those standard streams that are the host's null device.
     """
 
     id: str
@@ -135,6 +137,7 @@ class CreateRequest(msgspec.Struct, frozen=True, kw_only=True):
     whole_mounts: tuple[str, ...] = ()
     keyring: bool = True
     clamp: bool = False
+    null_streams: tuple[int, ...] = ()
 
 
 class _Context(msgspec.Struct, frozen=True):
@@ -352,6 +355,7 @@ def _inside(c: _Context) -> Iterator[Step]:
     yield from _hooks(c)
     yield from compile_process.label_steps(c.process)  # after hooks of the host, which are not to run by them
     yield from _enter_root(c)
+    yield from _null_streams(c)
     yield from compile_process.process_steps(
         c.process,
         c.linux,
@@ -558,6 +562,18 @@ def _nothing_whole(c: _Context) -> Iterator[Step]:
             continue
         yield Step(Propagation(NONE, path, MS_SLAVE | MS_REC), origin)
         yield Step(Umount(NONE, path, _MNT_DETACH), origin)
+
+
+def _null_streams(c: _Context) -> Iterator[Step]:
+    """The container's own null device in place of the host's: a descriptor of the host's /dev would lead out of the
+    mount namespace, and a process that has one can't be checkpointed."""
+    if c.request.terminal != "none" or not c.own_mounts or _own_dev(c) or not c.request.null_streams:
+        return
+    yield Step(Close(c.slots.null), "process")  # a missing one then leaves the slot empty, and the rest does nothing
+    yield Step(Open(c.slots.null, NONE, "/dev/null", O_RDWR | O_NOFOLLOW, 0, 0), "process", SKIP_MISSING | SKIP_DENIED)
+    for fd in c.request.null_streams:
+        yield Step(Dup(c.slots.null, fd), "process")
+    yield Step(Close(c.slots.null), "process")
 
 
 def _hidden(c: _Context) -> Iterator[Step]:

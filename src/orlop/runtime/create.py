@@ -28,7 +28,7 @@ from orlop.runtime.launch import launch
 from orlop.runtime.ops import AwaitStart
 from orlop.runtime.plan import Plan
 from orlop.runtime.state import CONFIG, FIFO, NOTIFY, Record, Store
-from orlop.runtime.streams import own_streams
+from orlop.runtime.streams import null_streams, own_streams, stream_names
 from orlop.spec.document import Document
 from orlop.spec.errors import FailedPrecondition, InvalidArgument, from_os
 from orlop.spec.runtime import Hooks, Linux, Resources, RuntimeSpec, State, parse_runtime_spec
@@ -170,7 +170,7 @@ def create(store: Store, options: Options) -> Record:
     groups, place = host.cgroups, Place("")
     if options.cgroups:
         groups, place = place_of(spec, host, options.id, options.systemd, options.rootless)
-    record = _new_record(spec, options, place, points(groups) if host.lesser else ())
+    record = new_record(spec, options, place, points(groups) if host.lesser else ())
     if spec.process is not None:
         process = msgspec.structs.replace(spec.process, env=spec.process.env + options.environment)
         spec = msgspec.structs.replace(spec, process=with_home(process, record.rootfs))
@@ -221,7 +221,8 @@ def _awaits(plan: Plan) -> int:
     return next((i for i, step in enumerate(plan.stages[-1].steps) if isinstance(step.op, AwaitStart)), 0)
 
 
-def _new_record(spec: RuntimeSpec, options: Options, place: Place, hierarchies: tuple[str, ...]) -> Record:
+def new_record(spec: RuntimeSpec, options: Options, place: Place, hierarchies: tuple[str, ...]) -> Record:
+    """What is known of a container before anything of it is made."""
     root = spec.root.path if spec.root else ""
     return Record(
         id=options.id,
@@ -237,6 +238,7 @@ def _new_record(spec: RuntimeSpec, options: Options, place: Place, hierarchies: 
         creator=os.getpid(),
         creator_start=start_time(os.getpid()) or 0,
         annotations=spec.annotations,
+        descriptors=stream_names(),
     )
 
 
@@ -338,6 +340,7 @@ class _Making:
             keyring=options.keyring,
             await_start_slot=start,
             console_slot=console,
+            null_streams=null_streams(),
         )
         if dry:
             self.inherited.clear()

@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from orlop.runtime import compile_checks, compile_schedule, mount_options, namespaces
+from orlop.runtime.criu import installed
 from orlop.seccomp import assemble
 from orlop.spec import capabilities
 from orlop.spec.runtime import VERSION
+
+CHECKPOINT = "org.opencontainers.runc.checkpoint.enabled"  # the name that engines look for
 
 
 def features() -> dict[str, Any]:
@@ -32,7 +35,7 @@ def features() -> dict[str, Any]:
             "mountExtensions": {"idmap": {"enabled": True}},
             "netDevices": {"enabled": True},
         },
-        "annotations": {},
+        "annotations": {CHECKPOINT: "true" if installed() else "false"},
         "potentiallyUnsafeConfigAnnotations": [],
     }
 

@@ -40,7 +40,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     """`state.json`. `cgroup` is the group's path in every hierarchy, or in those mounted at `hierarchies` where its
     maker had no rights to all, and empty for a container in its caller's groups; `unit` is what it is to systemd.
     `creator` and `creator_start` tell the process that makes the container, as long as `phase` is creating. `rootfs` is
-    absolute. `awaits` is the place in the plan's last stage of the step that waits for `start`."""
+    absolute. `awaits` is the place in the plan's last stage of the step that waits for `start`.
+    `descriptors` are the names of the standard streams that the container began with, as in /proc/PID/fd."""
 
     id: str
     bundle: str
@@ -59,6 +60,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     creator_start: int = 0
     awaits: int = 0
     annotations: dict[str, str] = {}
+    descriptors: tuple[str, ...] = ()
 
     @property
     def place(self) -> Place:

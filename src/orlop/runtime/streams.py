@@ -37,3 +37,28 @@ def own_streams(user: User, linux: Linux) -> None:
         except OSError as error:
             if error.errno not in _HARMLESS:
                 raise
+
+
+def stream_names() -> tuple[str, ...]:
+    """The standard streams as /proc/PID/fd has them: a path, `pipe:[1]`, `socket:[1]`; a closed one is empty."""
+    return tuple(_name(fd) for fd in (0, 1, 2))
+
+
+def _name(fd: int) -> str:
+    try:
+        return os.readlink(f"/proc/self/fd/{fd}")
+    except OSError:
+        return ""
+
+
+def null_streams() -> tuple[int, ...]:
+    """Those standard streams that are the null device."""
+    null = os.stat(os.devnull).st_rdev
+    return tuple(fd for fd in (0, 1, 2) if _device(fd) == null)
+
+
+def _device(fd: int) -> int:
+    try:
+        return os.fstat(fd).st_rdev
+    except OSError:
+        return 0

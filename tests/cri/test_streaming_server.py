@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable
 
 import pytest
@@ -8,6 +9,7 @@ from tests.cri.streaming_peers import FakeBackend, HTTPError, http, outcome, ser
 
 from orlop.cri.streaming.backend import Attach, Exec, PortForward, Request
 from orlop.cri.streaming.limits import Limits
+from orlop.cri.streaming.link import keep_alive
 from orlop.cri.streaming.server import Server
 from orlop.cri.streaming.tokens import Tokens
 from orlop.spec.errors import FailedPrecondition, InvalidArgument, OrlopError, ResourceExhausted, Unavailable
@@ -215,3 +217,10 @@ def test_bytes_that_come_with_the_request_are_not_lost() -> None:
         writer.close()
 
     serve(test)
+
+
+def test_clients_that_vanish_are_found_out() -> None:
+    with socket.socket() as connection:
+        keep_alive(connection)
+        assert connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+        assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 15

@@ -185,6 +185,14 @@ def test_workers_that_are_too_many_leave(warm: Warm) -> None:
     assert warm.daemon("--version").returncode == 0
 
 
+def test_of_hundreds_at_once_none_is_lost(mine: Daemon) -> None:
+    """Connections come and go faster than the daemon hears of them, and their numbers are used again."""
+    script = f"seq 400 | xargs -P 8 -I{{}} {mine.front} --version"
+    done = subprocess.run(["sh", "-c", script], env=mine.environment, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("orlop-runtime version") == 400
+
+
 def test_sigterm_lets_commands_end(warm: Warm) -> None:
     with up(warm) as process:
         warm.daemon.process.terminate()

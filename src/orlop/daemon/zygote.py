@@ -119,7 +119,8 @@ class Zygote:
             child = next((child for child in self._children.values() if fd in _fds(child)), None)
             if child is not None:
                 self._hear(child)
-                if child.connection is not None and child.connection.fileno() == fd:
+                # What was heard may have put another connection in the place, and under the number, of this one.
+                if child.connection is not None and _is_over(child.connection):
                     self._hung_up(child)
 
     def _signals(self, numbers: bytes) -> None:
@@ -271,6 +272,12 @@ def _fds(child: _Child) -> Iterator[int]:
     yield child.orders.fileno()
     if child.connection is not None:
         yield child.connection.fileno()
+
+
+def _is_over(connection: socket.socket) -> bool:
+    poll = select.poll()
+    poll.register(connection, 0)
+    return bool(poll.poll(0))
 
 
 def _directories() -> list[Path]:

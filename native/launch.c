@@ -397,8 +397,7 @@ static int op_Fsconfig(const struct Fsconfig *a) {
   return r < 0 ? context_error(slots[a->slot], errno) : 0;
 }
 static int op_Fsmode(const struct Fsmode *a) {
-  struct stat s = {0};
-  char text[16];
+  struct stat s = {0}; char text[16];
   int fd = resolve(a->at, a->path, O_PATH | O_DIRECTORY, 0);
   if (fd < 0) return errno == ENOENT ? 0 : -errno;
   int e = done(fstat(fd, &s));
@@ -667,10 +666,11 @@ static int op_Sync(const struct Sync *a) {
   if (r != sizeof answer || answer != 1) _exit(1); /* the parent gave up or is gone; it knows why */
   return 0;
 }
+static void ended(int s) { _exit(128 + s); }
 static int op_AwaitStart(const struct AwaitStart *a) {
   NEED(a->slot);
-  char byte;
-  ssize_t n;
+  char byte; ssize_t n;
+  for (const char *s = "\1\2\17"; *s; s++) signal(*s, ended); /* HUP, INT, TERM: process 1 has no other way to end by them */
   do n = read(slots[a->slot], &byte, 1); while (n < 0 && errno == EINTR);
   if (n == 1) started = slots[a->slot];
   return n == 1 ? 0 : n < 0 ? -errno : -EPIPE;

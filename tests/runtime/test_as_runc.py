@@ -86,6 +86,36 @@ def test_signal_zero_finds_out_whether_there_is_a_process(lab: Lab) -> None:  # 
     lab("kill", "-a", identifier, "0")
 
 
+@pytest.mark.parametrize("name", ["HUP", "INT", "TERM"])
+def test_a_container_that_waits_for_start_ends_by_the_usual_signals(lab: Lab, name: str) -> None:  # noqa: F811
+    """Process 1 of a namespace has only the signals that it has handlers for (pid_namespaces(7))."""
+    lab.configure("true")
+    lab("create", "-b", str(lab.bundle), lab.id())
+    lab("kill", lab.id(), name)
+    wait_for(lambda: lab.state()["status"] == "stopped")
+    assert lab("start", lab.id(), ok=False).returncode == 1
+
+
+def test_kill_reaches_those_who_have_outlived_the_first_process(lab: Lab, tmp_path: Path) -> None:  # noqa: F811
+    own = [{"type": n} for n in ("ipc", "uts", "mount", "cgroup", "network")]
+    identifier = lab.up(linux__namespaces=own)
+    lab("exec", "-d", "--pid-file", str(tmp_path / "pid"), identifier, "sleep", "1000")
+    os.kill(lab.state()["pid"], 9)
+    wait_for(lambda: lab.state()["status"] == "stopped")
+    assert "container not running" in lab("kill", identifier, "TERM", ok=False).stderr
+    lab("kill", identifier, "KILL")
+    lines = Path(f"/proc/{(tmp_path / 'pid').read_text()}/stat")
+    wait_for(lambda: not lines.exists() or ") Z " in lines.read_text())
+    assert "container not running" in lab("kill", identifier, "KILL", ok=False).stderr
+
+
+def test_a_script_whose_interpreter_is_missing_is_told_as_that(lab: Lab) -> None:  # noqa: F811
+    (lab.rootfs / "run.sh").write_text("#!/no/such/shell\n")
+    (lab.rootfs / "run.sh").chmod(0o755)
+    told = "exec /run.sh: no such file or directory: the interpreter of /run.sh is missing"
+    assert told in lab.run("/run.sh", ok=False).stderr
+
+
 # --- descriptors
 
 
@@ -275,7 +305,26 @@ def test_without_pivoting_no_whole_proc_of_the_host_is_left(lab: Lab) -> None:  
     assert "ermission denied" in done.stderr or "not permitted" in done.stderr
 
 
+def test_a_mount_has_the_mappings_of_a_user_namespace_that_is_joined(lab: Lab, tmp_path: Path) -> None:  # noqa: F811
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "file").touch()
+    os.chown(lab.rootfs, 100000, 100000)
+    lab.up(**USER)
+    pid = lab.state()["pid"]
+    joined = [n | ({"path": f"/proc/{pid}/ns/user"} if n["type"] == "user" else {}) for n in USER["linux__namespaces"]]
+    mount = {"destination": "/data", "source": str(source), "options": ["bind", "idmap"]}
+    lab.configure("stat", "-c", "%u:%g", "/data/file", linux__namespaces=joined, mounts=[*lab_mounts(), mount])
+    assert lab("run", "-b", str(lab.bundle), lab.id("two")).stdout == "0:0\n"
+
+
 # --- hooks
+
+
+def test_hooks_in_the_container_work_in_its_root(lab: Lab) -> None:  # noqa: F811
+    hook = {"path": "/bin/sh", "args": ["sh", "-c", "touch ./bin/made"]}
+    lab.run("true", hooks={"createContainer": [hook]})
+    assert (lab.rootfs / "bin/made").exists()
 
 
 def test_a_start_hook_has_the_environment_of_the_process(lab: Lab) -> None:  # noqa: F811

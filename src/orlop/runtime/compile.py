@@ -55,6 +55,7 @@ from orlop.runtime.mount_options import ATTR_RDONLY, MS_PRIVATE, MS_REC, MS_SLAV
 from orlop.runtime.namespaces import FLAGS, NSFS_MAGIC, Namespaces, flags, namespaces
 from orlop.runtime.ops import (
     AwaitStart,
+    Chdir,
     Chroot,
     Clone,
     Close,
@@ -496,6 +497,8 @@ def _hooks(c: _Context) -> Iterator[Step]:
         return
     if hooks.prestart or hooks.create_runtime:
         yield Step(Sync("hooks", ()), "hooks.createRuntime" if hooks.create_runtime else "hooks.prestart")
+    if hooks.create_container:  # as in other runtimes, the root that is to be is where they work
+        yield Step(Chdir(c.slots.root, "/"), "hooks.createContainer")
     yield from _hook_steps(c, hooks.create_container, "hooks.createContainer", "creating")
 
 

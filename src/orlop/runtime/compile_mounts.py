@@ -229,8 +229,20 @@ def _check(mount: MountSpec, options: Options, where: str) -> None:
 
 def idmap_key(spec: RuntimeSpec, index: int) -> str:
     """Names the id mappings of a mount, the same for the same mappings; empty where ids are not mapped."""
+    if path := joined_idmap(spec, index):
+        return path
     maps = idmap_of(spec, index)
     return "" if maps is None else " ".join(",".join(map(_range, side)) for side in maps)
+
+
+def joined_idmap(spec: RuntimeSpec, index: int) -> str:
+    """The path of the user namespace that the container joins, where a mount is to have the mappings of that."""
+    linux, options = spec.linux, spec.mounts[index].options
+    if linux is None or linux.uid_mappings or linux.gid_mappings or not {"idmap", "ridmap"} & set(options):
+        return ""
+    if spec.mounts[index].uid_mappings or spec.mounts[index].gid_mappings:
+        return ""
+    return next((namespace.path for namespace in linux.namespaces if namespace.type == "user"), "")
 
 
 def _range(mapping: IDMapping) -> str:

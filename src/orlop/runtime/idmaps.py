@@ -116,10 +116,21 @@ def user_namespaces(spec: RuntimeSpec, host: Host) -> dict[str, int]:
     found: dict[str, int] = {}
     for index in range(len(spec.mounts)):
         key = compile_mounts.idmap_key(spec, index)
+        if joined := compile_mounts.joined_idmap(spec, index):
+            if key not in found:
+                found[key] = _opened(joined, index)
+            continue
         maps = compile_mounts.idmap_of(spec, index)
         if maps is not None and key not in found:
             found[key] = _user_namespace(*maps, host)
     return found
+
+
+def _opened(path: str, index: int) -> int:
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise from_os(error, f"mounts[{index}].options: idmap: open") from error
 
 
 def _user_namespace(uids: Mappings, gids: Mappings, host: Host) -> int:

@@ -20,7 +20,7 @@ def kill(store: Store, identifier: str, number: int, everyone: bool = False) -> 
     Without a PID namespace of its own the first process's end is not that of the others: SIGKILL then goes to all.
     """
     record = store.load(identifier)
-    if not record.alive and not everyone:
+    if not record.alive and not everyone and not (number == signal.SIGKILL and _left(record)):
         raise FailedPrecondition(f"container {identifier} is not running: container not running")
     if number == signal.SIGKILL and (everyone or not _own_pids(store, record)):
         kill_all(record)
@@ -30,6 +30,11 @@ def kill(store: Store, identifier: str, number: int, everyone: bool = False) -> 
         _signal(record, number)
         if number == signal.SIGKILL:
             thaw(record)
+
+
+def _left(record: Record) -> bool:
+    """Whether processes have outlived the first one, which without a PID namespace of its own is none special."""
+    return bool(record.cgroup and processes.pids(probe(), record.cgroup))
 
 
 def _own_pids(store: Store, record: Record) -> bool:

@@ -257,6 +257,8 @@ def _cannot_execute(command: str, message: Message) -> ContainerExit:
     """Docker's exit codes: 127 when the command is not there, 126 when it can't be executed."""
     missing = message.value in (errno.ENOENT, errno.ENOTDIR)
     reason = message.text or os.strerror(message.value).lower()
+    if message.value == errno.ENOENT and message.text:  # of the interpreter that the file names
+        return ContainerExit(_printable(f"exec {command[:200]}: no such file or directory: {reason}"), 127)
     if missing and "/" not in command and not message.text:
         reason = "executable file not found in $PATH"
     return ContainerExit(_printable(f'exec: "{command[:200]}": {reason}'), 127 if missing else 126)

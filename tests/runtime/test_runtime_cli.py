@@ -556,7 +556,7 @@ def test_a_failing_start_container_hook_fails_start_and_destroys_the_container(l
     assert (done.returncode, done.stderr) == (1, text)
     assert "poststop" in out.read_text()
     assert "does not exist" in lab("state", lab.id(), ok=False).stderr
-    assert lab("run", "-b", str(lab.bundle), lab.id(), ok=False).stderr == text
+    assert lab("run", "-b", str(lab.bundle), lab.id(), ok=False).stderr == done.stderr
     assert not ran.exists()
 
 

@@ -34,7 +34,7 @@ def kill(store: Store, identifier: str, number: int, everyone: bool = False) -> 
 
 def _left(record: Record) -> bool:
     """Whether processes have outlived the first one, which without a PID namespace of its own is none special."""
-    return bool(record.cgroup and processes.pids(probe(), record.cgroup))
+    return bool(record.cgroup and groups.pids(record))
 
 
 def _own_pids(store: Store, record: Record) -> bool:

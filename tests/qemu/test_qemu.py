@@ -14,7 +14,7 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 # of the containers that systemd makes groups for
-_TELLING = "life or limits_are or devices or bus or user"
+_TELLING = "life or limits_are or user"
 
 
 @pytest.mark.root

@@ -24,25 +24,29 @@ async def exec_sync(node: Node, request: api.ExecSyncRequest) -> api.ExecSyncRes
     if request.timeout < 0:
         raise InvalidArgument(f"timeout: {request.timeout} is below zero")
     readers, writers = zip(os.pipe2(os.O_CLOEXEC), os.pipe2(os.O_CLOEXEC), strict=True)
-    null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        session = await node.call(_begin, node, request, (null, *writers))
+        session = await node.begin(ExecSession.abandon, _begin, node, request, writers)
     except BaseException:
         for fd in readers:
             os.close(fd)
         raise
-    finally:
-        for fd in (null, *writers):
-            os.close(fd)
     return await _to_the_end(session, readers, request.timeout)
 
 
-def _begin(node: Node, request: api.ExecSyncRequest, stdio: tuple[int, int, int]) -> ExecSession:
-    container = find(node, request.container_id)
-    return node.engine.containers.exec(container.id, ExecConfig(command=tuple(request.cmd)), stdio)
+def _begin(node: Node, request: api.ExecSyncRequest, writers: tuple[int, ...]) -> ExecSession:
+    """Takes the descriptors over: a caller that has gone must not close them while they are handed on."""
+    null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        container = find(node, request.container_id)
+        stdout, stderr = writers
+        config = ExecConfig(command=tuple(request.cmd))
+        return node.engine.containers.exec(container.id, config, (null, stdout, stderr))
+    finally:
+        for fd in (null, *writers):
+            os.close(fd)
 
 
-async def _to_the_end(session: ExecSession, readers: tuple[int, int], timeout: int) -> api.ExecSyncResponse:
+async def _to_the_end(session: ExecSession, readers: tuple[int, ...], timeout: int) -> api.ExecSyncResponse:
     """Read both streams until the command has ended. Processes that it has left behind are not waited for."""
     outputs = [Collected(fd) for fd in readers]
     pidfd = os.pidfd_open(session.pid)

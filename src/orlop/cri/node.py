@@ -82,6 +82,17 @@ class Node:
         for event in self._sleepers:
             event.set()
 
+    async def begin(
+        self, undo: Callable[[T], object], function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """As `call`, for what makes something. Where the caller has gone when it is there, `undo` takes it away."""
+        future = self._pool.submit(lambda: function(*args, **kwargs))
+        try:
+            return await asyncio.shield(asyncio.wrap_future(future))
+        except asyncio.CancelledError:
+            future.add_done_callback(lambda done: _undo(done, undo))
+            raise
+
     def containers(self) -> list[Container]:
         """Every container and sandbox as it really is, newest first. Those under watch need no look."""
         found = []
@@ -106,3 +117,8 @@ class Node:
         self.exits.close()
         self._pool.shutdown()
         self._members.shutdown()
+
+
+def _undo(done: Future[T], undo: Callable[[T], object]) -> None:
+    if not done.cancelled() and done.exception() is None:
+        undo(done.result())

@@ -43,10 +43,12 @@ class Sessions:
             return await self._on_terminal(request, stdio)
         return await self._on_pipes(request, stdio)
 
-    def _begin(self, request: Exec, fds: tuple[int, int, int]) -> ExecSession:
-        container = containers.find(self._node, request.container)
-        config = ExecConfig(command=request.command, tty=request.tty, open_stdin=request.stdin)
-        return self._node.engine.containers.exec(container.id, config, fds)
+    def _begin(self, request: Exec, fds: tuple[int, int, int], held: contextlib.ExitStack) -> ExecSession:
+        """Takes over what is held: a caller that has gone must not close descriptors while they are handed on."""
+        with held:
+            container = containers.find(self._node, request.container)
+            config = ExecConfig(command=request.command, tty=request.tty, open_stdin=request.stdin)
+            return self._node.engine.containers.exec(container.id, config, fds)
 
     async def _on_pipes(self, request: Exec, stdio: Stdio) -> int:
         with contextlib.ExitStack() as ours:
@@ -62,13 +64,17 @@ class Sessions:
                 if stdio.stdin is not None:
                     mine, other = _pipe(ours, theirs, to_process=True)
                     fds[0] = other.fd
-                session = await self._node.call(self._begin, request, (fds[0], fds[1], fds[2]))
+                session = await self._node.begin(
+                    ExecSession.abandon, self._begin, request, (fds[0], fds[1], fds[2]), theirs.pop_all()
+                )
             if stdio.stdin is not None:
                 feeding = _feed(stdio.stdin, mine)
             return await _until_end(session, outflows, feeding)
 
     async def _on_terminal(self, request: Exec, stdio: Stdio) -> int:
-        session = await self._node.call(self._begin, request, (-1, -1, -1))
+        session = await self._node.begin(
+            ExecSession.abandon, self._begin, request, (-1, -1, -1), contextlib.ExitStack()
+        )
         master = _End(session.master, blocking=False)
         sizes = asyncio.create_task(_resize(master.fd, stdio.sizes))
         feeding = pass_input(stdio.stdin, master.fd) if stdio.stdin is not None else None
@@ -81,7 +87,7 @@ class Sessions:
     # --- attach
 
     async def attach(self, request: Attach, stdio: Stdio) -> None:
-        client = await self._node.call(self._attached, request)
+        client = await self._node.begin(ShimClient.close, self._attached, request)
         sending = asyncio.Lock()
         with client:
             tasks = [asyncio.create_task(_shim_output(client, stdio, request.tty))]

@@ -4,6 +4,7 @@ streams; a detached one is the shim's."""
 from __future__ import annotations
 
 import os
+import signal
 import socket
 from typing import TYPE_CHECKING, Literal
 
@@ -35,6 +36,13 @@ class ExecSession(msgspec.Struct, frozen=True, kw_only=True):
     pid: int
     detached: bool = False
     master: int = -1
+
+    def abandon(self) -> None:
+        """End the process at once. Only for one that is not detached."""
+        os.kill(self.pid, signal.SIGKILL)
+        self.wait()
+        if self.master >= 0:
+            os.close(self.master)
 
     def wait(self) -> int:
         """Wait for its end; the exit status as a shell counts it. Only for one that is not detached."""

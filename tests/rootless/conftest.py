@@ -127,7 +127,7 @@ class User:
 
     def refused(self, *words: str, **more: Any) -> str:
         """A command that must fail with one line; the line without the program's name."""
-        done = self(*words, code=1, **more)
+        done = self(*words, code=255 if words[0] == "exec" else 1, **more)
         assert done.stderr.count("\n") == 1, done.stderr
         return done.stderr.strip().removeprefix("orlop-runtime: ")
 

@@ -54,7 +54,7 @@ def test_v1_groups_of_ones_own_limit_pause_and_count(user: User, delegated: str)
     user("update", "--pids-limit", "30", user.id())
     stats = json.loads(user.out("events", "--stats", user.id()))
     assert stats["data"]["pids"]["limit"] == 30
-    assert user.out("exec", user.id(), "grep", "memory", "/proc/self/cgroup").endswith(":/")
+    assert user.out("exec", user.id(), "grep", "memory", "/proc/self/cgroup").endswith(f"/{delegated}/c")
     user("delete", "--force", user.id())
     assert not group.exists()
 

@@ -463,14 +463,21 @@ def _own_dev(c: _Context) -> bool:
 
 def _cgroup_mount(c: _Context, item: Prepared) -> Iterator[Step]:
     groups = c.host.cgroups
-    if not c.request.cgroup_procs and "cgroup" not in c.namespaces:
-        raise FailedPrecondition(
-            f"mounts[{item.index}]: a container without a control group of its own needs a cgroup namespace for this"
-        )
     directories = {path.removesuffix("/cgroup.procs") for path in c.request.cgroup_procs}
     group = _group(groups.unified, groups.mounts, directories)
-    found = compile_mounts.hierarchies(groups.mounts, groups.unified, group) if groups.mode != "v2" else ()
-    yield from compile_mounts.cgroup_steps(item, c.slots, found, groups.unified + group, "cgroup" in c.namespaces)
+    shown = compile_mounts.hierarchies(groups.mounts, groups.unified, group) if groups.mode != "v2" else ()
+    found = tuple(_shown(c, each, directories) for each in shown)
+    unified = groups.unified + group if directories else groups.unified + c.host.own_groups.get("", "")
+    yield from compile_mounts.cgroup_steps(item, c.slots, found, unified, "cgroup" in c.namespaces)
+
+
+def _shown(c: _Context, hierarchy: compile_mounts.Hierarchy, directories: set[str]) -> compile_mounts.Hierarchy:
+    """A hierarchy as the container sees it; where it has no group of its own, with that of this process."""
+    if hierarchy.directory in directories or not c.host.own_groups:
+        return hierarchy
+    name = hierarchy.data.partition(",")[0]  # of a v1 controller; of v2 empty
+    point = c.host.cgroups.mounts.get(name, c.host.cgroups.unified)
+    return msgspec.structs.replace(hierarchy, directory=point + c.host.own_groups.get(name, ""))
 
 
 def _group(unified: str, mounts: dict[str, str], directories: set[str]) -> str:

@@ -28,7 +28,8 @@ class Host(msgspec.Struct, frozen=True, kw_only=True):
     `user_namespace`: this process is in another user namespace than the machine's first, and its capabilities count
     for what that one owns. `may_mount`: among that is the mount namespace it is in. `setgroups`: groups can be set in
     its user namespace (user_namespaces(7)). `id_helpers` are the paths of newuidmap and newgidmap, by name, where they
-    are needed and there.
+    are needed and there. `own_groups` are the control groups that this process is in, by v1 controller, with an empty
+    name for v2, where a container may have to do with them.
     """
 
     kernel: tuple[int, int] = (5, 10)
@@ -40,6 +41,7 @@ class Host(msgspec.Struct, frozen=True, kw_only=True):
     may_mount: bool = True
     setgroups: bool = True
     id_helpers: dict[str, str] = {}
+    own_groups: dict[str, str] = {}
     last_capability: int = len(capabilities.NAMES) - 1
     cgroups: CgroupHost = CgroupHost(mode="v2", mounts={}, unified="/sys/fs/cgroup")
     security_modules: frozenset[str] = frozenset()

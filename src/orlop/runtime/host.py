@@ -83,6 +83,16 @@ def bounding_set() -> int:
     return _mask("CapBnd:")
 
 
+def own_groups(text: str) -> dict[str, str]:
+    """Read /proc/PID/cgroup (cgroups(7)): groups by v1 controller, or by the name of a hierarchy such as name=systemd;
+    that of v2 by an empty name."""
+    found = dict[str, str]()
+    for line in text.splitlines():
+        _, names, path = line.split(":", 2)
+        found |= dict.fromkeys(names.split(","), path.rstrip("/"))
+    return found
+
+
 def _mask(name: str) -> int:
     return next(int(line.split()[1], 16) for line in _read("/proc/self/status").splitlines() if line[:7] == name)
 
@@ -99,6 +109,7 @@ def _rights() -> dict[str, object]:
         "effective": effective,
         "user_namespace": inside,
         "may_mount": bool(effective & 1 << capabilities.BITS["CAP_SYS_ADMIN"]) and owns_mounts(),
+        "own_groups": own_groups(_read("/proc/self/cgroup")),
         "setgroups": _read("/proc/self/setgroups").strip() != "deny",
         "id_helpers": {} if effective & 1 << capabilities.BITS["CAP_SETUID"] else id_helpers(),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import threading
@@ -12,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from orlop.metadata.database import Database
+from orlop.runtime.host import probe_host
+from orlop.runtime.idmaps import user_namespace
 from orlop.snapshots.copy import CopySnapshotter
 from orlop.snapshots.detached import detached, overlay_by_mount
 from orlop.snapshots.directory import DirectorySnapshotter, Usage
@@ -19,6 +22,7 @@ from orlop.snapshots.mounts import Overlay
 from orlop.snapshots.overlay import OverlaySnapshotter
 from orlop.snapshots.snapshotter import Snapshotter
 from orlop.spec.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, OutOfRange
+from orlop.spec.runtime import IDMapping
 from orlop.sys.mounts import move_mount
 
 pytestmark = pytest.mark.root
@@ -298,6 +302,36 @@ def test_old_kernels_mount_the_same(overlays: OverlaySnapshotter, tmp_path: Path
     os.close(fd)
     try:
         assert len(os.listdir(tmp_path / "m")) == layers
+    finally:
+        subprocess.run(["umount", tmp_path / "m"], check=True)
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_ids_mapped_by_a_user_namespace(
+    snapshots: DirectorySnapshotter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old: bool
+) -> None:
+    """What root owns belongs to the root of the namespace, on old kernels too, and nothing stays mounted."""
+
+    def unknown(mount: Overlay) -> int:
+        raise OSError(errno.EINVAL, "not in this kernel")
+
+    if old:
+        monkeypatch.setattr("orlop.snapshots.detached._overlay_by_fsopen", unknown)
+    stack(snapshots, 2)
+    snapshots.prepare("c", "c1")
+    before = Path("/proc/self/mountinfo").read_text()
+    mapping = (IDMapping(container_id=0, host_id=50_000, size=1000),)
+    namespace = user_namespace(mapping, mapping, probe_host())
+    try:
+        fd = detached(snapshots.mounts("c"), namespace)
+    finally:
+        os.close(namespace)
+    assert Path("/proc/self/mountinfo").read_text() == before
+    (tmp_path / "m").mkdir()
+    move_mount(fd, str(tmp_path / "m"))
+    os.close(fd)
+    try:
+        assert {entry.stat().st_uid for entry in (tmp_path / "m").iterdir()} == {50_000}
     finally:
         subprocess.run(["umount", tmp_path / "m"], check=True)
 

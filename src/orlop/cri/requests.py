@@ -6,6 +6,7 @@ import posixpath
 from collections.abc import Iterable, Sequence
 
 from orlop._stubs.cri import api_pb2 as api
+from orlop.cri import userns
 from orlop.engine.config import (
     ContainerConfig,
     DeviceRequest,
@@ -26,7 +27,7 @@ _PROPAGATION = {
     api.PROPAGATION_BIDIRECTIONAL: "rshared",
 }
 _PROTOCOLS = {api.TCP: "tcp", api.UDP: "udp"}
-_SANDBOX_USER = "65535:65535"
+_SANDBOX_USER = 65535
 _LONGEST = 253  # of a name, as Kubernetes has them
 
 
@@ -66,13 +67,13 @@ def sandbox(request: api.RunPodSandboxRequest, network: str) -> ContainerConfig:
     host_network = _shared_with_node(options.network, "network", (api.POD, api.NODE))
     host_ipc = _shared_with_node(options.ipc, "ipc", (api.POD, api.NODE))
     host_pid = _shared_with_node(options.pid, "pid", (api.POD, api.CONTAINER, api.NODE))
-    _refuse_user_namespace(options)
+    id_maps = userns.of_sandbox(options)
     hostname = "" if host_network else config.hostname
     return ContainerConfig(
         image="",
         name=name,
         hostname=hostname,
-        user=_user(security) or _SANDBOX_USER,
+        user=_user(security) or userns.sandbox_user(id_maps, _SANDBOX_USER),
         groups=_groups(security.supplemental_groups),
         labels=dict(config.labels),
         annotations=_annotations(config, "sandbox", ""),
@@ -92,7 +93,9 @@ def sandbox(request: api.RunPodSandboxRequest, network: str) -> ContainerConfig:
         sysctls=dict(config.linux.sysctls),
         cgroup_parent=config.linux.cgroup_parent,
         log=LogConfig(driver="none"),
-        pod=PodRequest(message=request.SerializeToString(deterministic=True), handler=request.runtime_handler),
+        pod=PodRequest(
+            message=request.SerializeToString(deterministic=True), handler=request.runtime_handler, id_maps=id_maps
+        ),
     )
 
 
@@ -101,11 +104,6 @@ def _shared_with_node(mode: int, kind: str, allowed: tuple[int, ...]) -> bool:
         name = api.NamespaceMode.Name(mode) if mode in api.NamespaceMode.values() else str(mode)
         raise InvalidArgument(f"namespace_options.{kind}: {name} is not possible here")
     return mode == api.NODE
-
-
-def _refuse_user_namespace(options: api.NamespaceOption) -> None:
-    if options.HasField("userns_options") and options.userns_options.mode != api.NODE:
-        raise Unimplemented("namespace_options.userns_options: pods with a user namespace are not supported yet")
 
 
 def _ports(mappings: Iterable[api.PortMapping]) -> tuple[PortBinding, ...]:
@@ -158,7 +156,7 @@ def container(
     options = security.namespace_options
     if security.privileged and not pod_security.privileged:
         raise InvalidArgument("config.linux.security_context.privileged: the pod sandbox was not made for it")
-    _refuse_user_namespace(options)
+    id_maps = userns.of_container(options, userns.of_sandbox(pod_security.namespace_options))
     shared = f"container:{sandbox_id}"
     host_network = pod_security.namespace_options.network == api.NODE
     return ContainerConfig(
@@ -200,6 +198,7 @@ def container(
             strict_groups=security.supplemental_groups_policy == api.Strict,
             hugepages={limit.page_size: limit.limit for limit in config.linux.resources.hugepage_limits},
             unified=dict(config.linux.resources.unified),
+            id_maps=id_maps,
         ),
     )
 
@@ -257,8 +256,6 @@ def _mount(mount: api.Mount, where: str) -> MountRequest:
         return MountRequest(
             type="image", target=mount.container_path, source=mount.image.image, subpath=mount.image_sub_path
         )
-    if mount.uidMappings or mount.gidMappings:
-        raise Unimplemented(f"{where}.uidMappings: idmapped mounts of pods are not supported yet")
     if mount.mount_options:
         raise Unimplemented(f"{where}.mount_options: not supported")
     if mount.propagation not in _PROPAGATION:
@@ -270,6 +267,7 @@ def _mount(mount: api.Mount, where: str) -> MountRequest:
         read_only=mount.readonly,
         read_only_recursive=mount.recursive_read_only,
         propagation=_PROPAGATION[mount.propagation],
+        id_maps=userns.of_mount(mount, where),
         create_source=True,
     )
 

@@ -22,7 +22,8 @@ async def version(node: Node, request: api.VersionRequest) -> api.VersionRespons
 
 
 async def status(node: Node, request: api.StatusRequest) -> api.StatusResponse:
-    features = api.RuntimeHandlerFeatures(recursive_read_only_mounts=True)
+    user_namespaces = not await node.call(lambda: node.engine.user_namespace_obstacle)
+    features = api.RuntimeHandlerFeatures(recursive_read_only_mounts=True, user_namespaces=user_namespaces)
     return api.StatusResponse(
         status=api.RuntimeStatus(
             conditions=[
@@ -35,7 +36,9 @@ async def status(node: Node, request: api.StatusRequest) -> api.StatusResponse:
             api.RuntimeHandler(name="", features=features),
             api.RuntimeHandler(name=requests.HANDLER, features=features),
         ],
-        features=api.RuntimeFeatures(supplemental_groups_policy=True),
+        features=api.RuntimeFeatures(
+            supplemental_groups_policy=True, user_namespaces_host_network=user_namespaces, mount_options=True
+        ),
     )
 
 

@@ -13,6 +13,7 @@ from orlop.engine import image_mounts, oci, users
 from orlop.engine.config import ContainerConfig, MountRequest
 from orlop.engine.oci_facts import ContainerFacts, HostDevice
 from orlop.engine.oci_namespaces import hostname, own_network
+from orlop.engine.oci_users import on_host, ranges
 from orlop.engine.records import Container
 from orlop.network import files
 from orlop.network.records import Attachment
@@ -42,12 +43,13 @@ class Bundle(msgspec.Struct, frozen=True, kw_only=True):
     log: LogFile | None
 
 
-def make_bundle(engine: Engine, container: Container, root: int) -> Bundle:
-    """Compute the container's spec and write its files. `root` is a descriptor of its root file system."""
+def make_bundle(engine: Engine, container: Container, root: int, user_namespace: int = -1) -> Bundle:
+    """Compute the container's spec and write its files. `root` is a descriptor of its root file system, and
+    `user_namespace` of what it joins, or -1."""
     image = image_config(engine, container)
     config = with_image_volumes(container)
     directory = engine.paths.container(container.id)
-    images = image_mounts.mount(engine, container)
+    images = image_mounts.mount(engine, container, user_namespace)
     facts = msgspec.structs.replace(_facts(engine, container, config, image, root), images=images)
     _mount_shm(engine, container)
     _write_files(engine, container, facts, directory)
@@ -141,6 +143,7 @@ def _facts(
         pid_namespace=_namespace(shared["pid"], "pid"),
         ipc_namespace=_namespace(shared["ipc"], "ipc"),
         uts_namespace=_namespace(shared["uts"], "uts"),
+        user_namespace=user_namespace_of(engine, container),
         devices=_devices(config),
     )
 
@@ -162,6 +165,14 @@ def _shared(engine: Engine, mode: str) -> Container | None:
 
 def _namespace(container: Container | None, kind: str) -> str:
     return f"/proc/{container.record.pid}/ns/{kind}" if container else ""
+
+
+def user_namespace_of(engine: Engine, container: Container) -> str:
+    """The path of the user namespace that a container joins, that of its pod; empty where it joins none."""
+    pod = container.config.pod
+    if pod is None or pod.id_maps is None or not pod.sandbox:
+        return ""
+    return _namespace(_shared(engine, f"container:{pod.sandbox}"), "user")
 
 
 def _shm(engine: Engine, container: Container) -> str:
@@ -197,7 +208,9 @@ def _mount_shm(engine: Engine, container: Container) -> None:
     with os_errors("mount the shared memory of the container"):
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         flags = MS_NOSUID | MS_NODEV | MS_NOEXEC
-        mount("shm", str(directory), "tmpfs", flags, f"mode=1777,size={container.config.limits.shm_size}")
+        uid, gid = (on_host(0, side) for side in ranges(container.config))
+        options = f"mode=1777,size={container.config.limits.shm_size},uid={uid},gid={gid}"
+        mount("shm", str(directory), "tmpfs", flags, options)
 
 
 def _shared_hostname(config: ContainerConfig, network: Container | None, host: str) -> str:

@@ -12,6 +12,7 @@ from orlop.engine.config import ContainerConfig, MountRequest
 from orlop.engine.names import random_id, random_name
 from orlop.engine.oci import validate
 from orlop.engine.oci_resources import check_processors
+from orlop.engine.oci_users import on_host, ranges
 from orlop.engine.records import Container, ContainerRecord, VolumeUse
 from orlop.engine.steps import reached
 from orlop.spec.errors import AlreadyExists, InvalidArgument, NotFound, os_errors
@@ -84,6 +85,7 @@ def _furnish(engine: Engine, container: Container, image: Image | None) -> Conta
         engine.paths.container(container.id).mkdir(mode=0o710, exist_ok=True)
     if image is not None:
         engine.snapshots.prepare(container.id, image.chain_id)
+        _hand_over(engine, container)
     reached("create.snapshot")
     image_mounts.prepare(engine, container)
     uses = _volumes(engine, container, image)
@@ -92,6 +94,18 @@ def _furnish(engine: Engine, container: Container, image: Image | None) -> Conta
     return engine.containers.store.change(
         container.id, "created", "create", snapshot=snapshot, volumes=uses, owner=None
     )
+
+
+def _hand_over(engine: Engine, container: Container) -> None:
+    """Give the root directory of a container in a user namespace to the root of that: with an overlay, the mount that
+    is made of it does so only for what it stands on."""
+    uids, gids = ranges(container.config)
+    if not uids or not engine.snapshots.stackable:
+        return
+    directory = engine.snapshots.directory(container.id)
+    with os_errors("hand over the root directory"):
+        info = os.stat(directory)
+        os.chown(directory, on_host(info.st_uid, uids), on_host(info.st_gid, gids))
 
 
 def _volumes(engine: Engine, container: Container, image: Image | None) -> tuple[VolumeUse, ...]:

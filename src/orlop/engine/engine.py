@@ -122,6 +122,13 @@ class Engine:
 
         return System(self)
 
+    @cached_property
+    def user_namespace_obstacle(self) -> str:
+        """Why containers can't have root file systems of a user namespace here; empty where they can."""
+        from orlop.engine.idmapped import find_obstacle
+
+        return find_obstacle(self)
+
     def run(
         self,
         image: str,
@@ -140,14 +147,17 @@ class Engine:
         return run_captured(self, image, command, stdin, timeout, options)
 
     @contextmanager
-    def rootfs(self, container: Container) -> Iterator[int]:
-        """A descriptor of a container's root file system, mounted nowhere: nothing of it can be left behind."""
+    def rootfs(self, container: Container, user_namespace: int = -1) -> Iterator[int]:
+        """A descriptor of a container's root file system, mounted nowhere: nothing of it can be left behind.
+
+        Owners of files are those that they have in the image, or what a user namespace makes of them.
+        """
         from orlop.snapshots.detached import detached
         from orlop.snapshots.mounts import Bind
 
         given = container.config.rootfs
         mounts = (Bind(given, container.config.read_only),) if given else self.snapshots.mounts(container.id)
-        fd = detached(mounts)
+        fd = detached(mounts, -1 if given else user_namespace)
         try:
             yield fd
         finally:

@@ -58,14 +58,14 @@ def _open(root: int, request: MountRequest) -> int:
         raise from_os(error, f"open {request.subpath[:128]} of image {request.source[:128]}") from error
 
 
-def mount(engine: Engine, container: Container) -> dict[str, str]:
-    """Mount what was prepared; where each target's files are now."""
+def mount(engine: Engine, container: Container, user_namespace: int = -1) -> dict[str, str]:
+    """Mount what was prepared, with owners as a user namespace makes them; where each target's files are now."""
     places: dict[str, str] = {}
     for number, request in _requests(container.config):
         directory = engine.paths.run(container.id) / "images" / str(number)
         with os_errors("make the place of an image"):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        view = detached(engine.snapshots.mounts(_key(container.id, number)))
+        view = detached(engine.snapshots.mounts(_key(container.id, number)), user_namespace)
         try:
             with os_errors("mount an image"):
                 move_mount(view, str(directory))

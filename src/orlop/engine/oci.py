@@ -19,6 +19,7 @@ from orlop.engine.oci_mounts import mounts, read_only_mounts, rootfs_propagation
 from orlop.engine.oci_namespaces import hostname, namespaces, sysctls
 from orlop.engine.oci_process import exec_process, process
 from orlop.engine.oci_resources import devices, resources
+from orlop.engine.oci_users import check_mapped, mappings
 from orlop.engine.oci_validate import validate
 from orlop.spec.image import ImageConfig
 from orlop.spec.runtime import VERSION, Linux, Root, RuntimeSpec
@@ -30,6 +31,7 @@ def runtime_spec(config: ContainerConfig, image: ImageConfig, facts: ContainerFa
     """The configuration. `config` has passed `validate`; raises InvalidArgument for what only image or host show."""
     facts = msgspec.structs.replace(facts, hostname=hostname(config, facts))
     held = oci_security.held_capabilities(config, facts)
+    check_mapped(config, facts.identity)
     return RuntimeSpec(
         oci_version=VERSION,
         root=Root(path=facts.root, readonly=config.read_only),
@@ -50,6 +52,8 @@ def sandbox(config: ContainerConfig) -> bool:
 def _linux(config: ContainerConfig, facts: ContainerFacts, held: tuple[str, ...]) -> Linux:
     return Linux(
         namespaces=namespaces(config, facts),
+        uid_mappings=mappings(config, 0),
+        gid_mappings=mappings(config, 1),
         devices=devices(facts),
         cgroups_path=facts.cgroup_path,
         resources=resources(config, facts),

@@ -49,5 +49,6 @@ class ContainerFacts(msgspec.Struct, frozen=True, kw_only=True):
     pid_namespace: str = ""
     ipc_namespace: str = ""
     uts_namespace: str = ""
+    user_namespace: str = ""
     # nodes for `--device`, or with --privileged all of the host's
     devices: tuple[HostDevice, ...] = ()

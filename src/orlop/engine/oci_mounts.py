@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import posixpath
 
+import msgspec
+
 from orlop.engine import oci_security
 from orlop.engine.config import ContainerConfig, MountRequest
 from orlop.engine.oci_facts import ContainerFacts
 from orlop.engine.oci_process import INIT_TARGET, uses_init
+from orlop.engine.oci_users import id_mappings, mappings
 from orlop.spec.errors import InvalidArgument
 from orlop.spec.runtime import Mount
 
@@ -40,7 +43,7 @@ _RECURSIVE_READ_ONLY = (5, 12)  # mount_setattr(2)
 
 
 def mounts(config: ContainerConfig, facts: ContainerFacts) -> tuple[Mount, ...]:
-    asked = [_requested(request, facts) for request in config.mounts]
+    asked = [_requested(request, facts, config) for request in config.mounts]
     targets = {mount.destination for mount in asked}
     over_dev = "/dev" in targets
     standard = [
@@ -106,7 +109,14 @@ def _files(config: ContainerConfig, facts: ContainerFacts) -> tuple[Mount, ...]:
     """The container's own hosts, hostname and resolv.conf, and the init that --init asks for."""
     access = ("ro",) if config.read_only else ()
     found = [
-        Mount(destination=target, type="bind", source=source, options=("rbind", "rprivate", *access))
+        Mount(
+            destination=target,
+            type="bind",
+            source=source,
+            options=("rbind", "rprivate", *access),
+            uid_mappings=mappings(config, 0),
+            gid_mappings=mappings(config, 1),
+        )
         for target, source in (
             ("/etc/resolv.conf", facts.resolv_conf),
             ("/etc/hostname", facts.hostname_file),
@@ -133,12 +143,20 @@ def target_of(request: MountRequest) -> str:
     return cleaned
 
 
-def _requested(request: MountRequest, facts: ContainerFacts) -> Mount:
+def _requested(request: MountRequest, facts: ContainerFacts, config: ContainerConfig) -> Mount:
     target = target_of(request)
     if request.type == "tmpfs":
         return Mount(destination=target, type="tmpfs", source="tmpfs", options=tmpfs_options(request))
     if request.type == "bind":
-        return Mount(destination=target, type="bind", source=request.source, options=_bind_options(request, facts))
+        uids, gids = request.id_maps or ((), ())
+        return Mount(
+            destination=target,
+            type="bind",
+            source=request.source,
+            options=_bind_options(request, facts),
+            uid_mappings=id_mappings(uids),
+            gid_mappings=id_mappings(gids),
+        )
     if request.type == "image":
         source = facts.images.get(request.target)
         if not source:
@@ -149,7 +167,14 @@ def _requested(request: MountRequest, facts: ContainerFacts) -> Mount:
     source = facts.volumes.get(request.target) or facts.volumes.get(target)
     if not source:
         raise InvalidArgument(f"mounts: no volume stands ready for {target}")
-    return Mount(destination=target, type="bind", source=source, options=_bind_options(request, facts))
+    return Mount(
+        destination=target,
+        type="bind",
+        source=source,
+        options=_bind_options(request, facts),
+        uid_mappings=mappings(config, 0),
+        gid_mappings=mappings(config, 1),
+    )
 
 
 def check_propagation(propagation: str) -> None:
@@ -209,4 +234,4 @@ def read_only_mounts(config: ContainerConfig, made: tuple[Mount, ...]) -> tuple[
 def _read_only(mount: Mount) -> Mount:
     if {"ro", "rro"} & set(mount.options):
         return mount
-    return Mount(destination=mount.destination, type=mount.type, source=mount.source, options=(*mount.options, "ro"))
+    return msgspec.structs.replace(mount, options=(*mount.options, "ro"))

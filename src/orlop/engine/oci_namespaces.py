@@ -16,6 +16,8 @@ _IPC_PREFIX, _NETWORK_PREFIX = "fs.mqueue.", "net."
 
 def namespaces(config: ContainerConfig, facts: ContainerFacts) -> tuple[Namespace, ...]:
     result = [Namespace(type="mount")]
+    if config.pod is not None and config.pod.id_maps is not None:
+        result.insert(0, Namespace(type="user", path=_joined("userns", _user_mode(config), facts.user_namespace)))
     if config.network.mode != "host":
         result.append(Namespace(type="network", path=_joined("network", config.network.mode, facts.network_namespace)))
     if config.uts_mode != "host":
@@ -27,6 +29,11 @@ def namespaces(config: ContainerConfig, facts: ContainerFacts) -> tuple[Namespac
     if config.cgroupns_mode != "host":
         result.append(Namespace(type="cgroup"))
     return tuple(result)
+
+
+def _user_mode(config: ContainerConfig) -> str:
+    """A pod's sandbox makes its user namespace, and its containers join that."""
+    return f"container:{config.pod.sandbox}" if config.pod is not None and config.pod.sandbox else ""
 
 
 def _joined(kind: str, mode: str, path: str) -> str:
@@ -46,13 +53,19 @@ def sysctls(config: ContainerConfig) -> dict[str, str]:
     if own_network(config):
         defaults = {
             # ping without CAP_NET_RAW, and ports below 1024 without CAP_NET_BIND_SERVICE
-            "net.ipv4.ping_group_range": "0 2147483647",
+            "net.ipv4.ping_group_range": f"0 {_last_group(config)}",
             "net.ipv4.ip_unprivileged_port_start": "0",
         }
     asked = {name.replace("/", "."): value for name, value in config.sysctls.items()}
     for name, value in asked.items():
         _check_sysctl(name, value, config)
     return defaults | asked
+
+
+def _last_group(config: ContainerConfig) -> int:
+    """Of those that can be named: in a user namespace only what is mapped there."""
+    gids = config.pod.id_maps[1] if config.pod is not None and config.pod.id_maps is not None else ()
+    return next((size - 1 for inside, _, size in gids if inside == 0), (1 << 31) - 1)
 
 
 def _check_sysctl(name: str, value: str, config: ContainerConfig) -> None:

@@ -44,6 +44,8 @@ class Pods:
         """
         if config.pod is None or config.pod.sandbox:
             raise InvalidArgument("pod: the request is none for a sandbox")
+        if config.pod.id_maps is not None and self.engine.user_namespace_obstacle:
+            raise FailedPrecondition(f"user namespaces are not possible here: {self.engine.user_namespace_obstacle}")
         config = msgspec.structs.replace(config, rootfs=self._rootfs(), read_only=True, entrypoint=("/pause",))
         try:
             made = create(self.engine, config)

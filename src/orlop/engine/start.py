@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from orlop.cgroups import apply as cgroups
 from orlop.engine import lifecycle, locks, settle
-from orlop.engine.bundle import Bundle, hosts_text, make_bundle
+from orlop.engine.bundle import Bundle, hosts_text, make_bundle, user_namespace_of
 from orlop.engine.config import NetworkRequest
 from orlop.engine.create import image_of
+from orlop.engine.oci_users import on_host
 from orlop.engine.records import Container
 from orlop.engine.steps import reached
 from orlop.runtime.compile import CreateRequest, compile_create
@@ -23,7 +25,16 @@ from orlop.runtime.launch import Launched, follow, launch_program, prepare
 from orlop.runtime.plan import Plan
 from orlop.shim.client import ShimClient
 from orlop.shim.spawn import start as start_shim
-from orlop.spec.errors import Aborted, NotFound, OrlopError, ResourceExhausted, exit_code
+from orlop.spec.errors import (
+    Aborted,
+    FailedPrecondition,
+    NotFound,
+    OrlopError,
+    ResourceExhausted,
+    exit_code,
+    os_errors,
+)
+from orlop.spec.runtime import IDMapping
 from orlop.sys import procfs
 
 if TYPE_CHECKING:
@@ -93,27 +104,69 @@ def cgroup_path(container: Container) -> str:
 def _start(engine: Engine, container: Container, attach: bool, stdin: bool, own: bool) -> Started:
     run = engine.paths.run(container.id)
     run.mkdir(mode=0o710, exist_ok=True)
-    with engine.rootfs(container) as root:
-        bundle = make_bundle(engine, container, root)
+    with joined_user_namespace(engine, container) as user, engine.rootfs(container, user) as root:
+        bundle = make_bundle(engine, container, root, user)
         reached("start.files")
         resources = bundle.spec.linux.resources if bundle.spec.linux else None
         cgroups.create(engine.cgroups, container.record.cgroup, resources)
         reached("start.cgroup")
-        return _launch(engine, container, bundle, root, attach, stdin, own)
+        with _id_mapped(bundle, user) as idmaps:
+            return _launch(engine, container, bundle, root, idmaps, attach, stdin, own)
+
+
+@contextmanager
+def joined_user_namespace(engine: Engine, container: Container) -> Iterator[int]:
+    """A descriptor of the user namespace of the container's pod, or -1."""
+    path = user_namespace_of(engine, container)
+    if not path:
+        yield -1
+        return
+    with os_errors("open the pod's user namespace"):
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if not user_namespace_of(engine, container):  # it would have been another process's by now
+            raise FailedPrecondition(f"container {container.name}: its pod has ended")
+        yield fd
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def _id_mapped(bundle: Bundle, own: int) -> Iterator[dict[str, int]]:
+    """Descriptors of the user namespaces that ids of mounts are mapped by."""
+    if not any(mount.uid_mappings for mount in bundle.spec.mounts):
+        yield {}
+        return
+    from orlop.runtime.idmaps import user_namespaces
+
+    found = user_namespaces(bundle.spec, probe_host(), own)
+    try:
+        yield found
+    finally:
+        for fd in found.values():
+            os.close(fd)
 
 
 def _launch(
-    engine: Engine, container: Container, bundle: Bundle, root: int, attach: bool, stdin: bool, own: bool
+    engine: Engine,
+    container: Container,
+    bundle: Bundle,
+    root: int,
+    idmaps: dict[str, int],
+    attach: bool,
+    stdin: bool,
+    own: bool,
 ) -> Started:
-    plan = compile_plan(engine, container, bundle)
-    encoded, program = prepare(plan, inherited=1), launch_program()
+    plan = compile_plan(engine, container, bundle, tuple(idmaps))
+    inherit = (root, *idmaps.values())
+    encoded, program = prepare(plan, inherited=len(inherit)), launch_program()
     try:
         control, shim = start_shim(
             container.id,
             engine.paths.run(container.id),
             encoded,
             program,
-            inherit=(root,),
+            inherit=inherit,
             log=bundle.log,
             tty=container.config.tty,
             console=container.config.tty,
@@ -156,12 +209,15 @@ def _follow(engine: Engine, container: Container, plan: Plan, control: socket.so
         raise
 
 
-def compile_plan(engine: Engine, container: Container, bundle: Bundle) -> Plan:
-    """The launch plan of a container whose root file system is handed over in slot 0."""
+def compile_plan(engine: Engine, container: Container, bundle: Bundle, idmaps: tuple[str, ...] = ()) -> Plan:
+    """The launch plan of a container whose root file system is handed over in slot 0, and in those that follow the
+    user namespaces of `idmaps` (see `compile_mounts.idmap_key`)."""
     request = CreateRequest(
         id=container.id,
         rootfs_slot=0,
-        netlink_slot=1 if bundle.networked else None,
+        netlink_slot=1 + len(idmaps) if bundle.networked else None,
+        idmaps={key: slot for slot, key in enumerate(idmaps, 1)},
+        make_devices=True,
         seccomp=bundle.seccomp,
         cgroup_procs=cgroups.procs_paths(engine.cgroups, cgroup_path(container)),
         terminal="sync" if container.config.tty else "none",
@@ -172,8 +228,15 @@ def compile_plan(engine: Engine, container: Container, bundle: Bundle) -> Plan:
 
 
 def _stream_owner(bundle: Bundle) -> tuple[int, int] | None:
-    process = bundle.spec.process
-    return (process.user.uid, process.user.gid) if process is not None else None
+    process, linux = bundle.spec.process, bundle.spec.linux
+    if process is None or linux is None:
+        return None
+    uid, gid = process.user.uid, process.user.gid
+    return on_host(uid, _ranges(linux.uid_mappings)), on_host(gid, _ranges(linux.gid_mappings))
+
+
+def _ranges(mappings: tuple[IDMapping, ...]) -> tuple[tuple[int, int, int], ...]:
+    return tuple((m.container_id, m.host_id, m.size) for m in mappings)
 
 
 def _on_sync(engine: Engine, container: Container, bundle: Bundle) -> Callable[[str, int, list[int]], None]:
@@ -184,6 +247,8 @@ def _on_sync(engine: Engine, container: Container, bundle: Bundle) -> Callable[[
         if name == "console":
             with ShimClient(engine.paths.run(container.id)) as shim:
                 shim.terminal(fds[0])
+        if name == "created":
+            _write_maps(bundle, pid)
         if name != "created" or not bundle.networked:
             return
         engine.containers.store.change(container.id, "", networked=True)
@@ -194,6 +259,16 @@ def _on_sync(engine: Engine, container: Container, bundle: Bundle) -> Callable[[
         reached("start.network")
 
     return act
+
+
+def _write_maps(bundle: Bundle, pid: int) -> None:
+    """Where the user namespace is a new one, the sandbox's."""
+    linux = bundle.spec.linux
+    if linux is None or not any(n.type == "user" and not n.path for n in linux.namespaces):
+        return
+    from orlop.runtime.idmaps import write_maps
+
+    write_maps(pid, linux.uid_mappings, linux.gid_mappings, probe_host())
 
 
 def _network_request(engine: Engine, container: Container) -> NetworkRequest:

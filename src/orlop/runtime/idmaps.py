@@ -15,7 +15,7 @@ from orlop.runtime.namespaces import FLAGS
 from orlop.runtime.ops import Clone, Exit, Sync
 from orlop.runtime.plan import Plan, Stage, Step
 from orlop.spec.errors import PermissionDenied, from_os
-from orlop.spec.runtime import IDMapping, RuntimeSpec
+from orlop.spec.runtime import IDMapping, Linux, RuntimeSpec
 
 
 def write_maps(pid: int, uids: Mappings, gids: Mappings, host: Host) -> None:
@@ -111,9 +111,11 @@ def _subordinate(file: str) -> list[tuple[int, int]]:
     return [(first, size) for first, size in ranges if size > 0]
 
 
-def user_namespaces(spec: RuntimeSpec, host: Host) -> dict[str, int]:
-    """A descriptor of a user namespace for each different mapping of mounts, by `compile_mounts.idmap_key`."""
+def user_namespaces(spec: RuntimeSpec, host: Host, own: int = -1) -> dict[str, int]:
+    """A descriptor of a user namespace for each different mapping of mounts, by `compile_mounts.idmap_key`. The caller
+    closes them. `own` is one with the container's mappings, where it is there already."""
     found: dict[str, int] = {}
+    linux = spec.linux or Linux()
     for index in range(len(spec.mounts)):
         key = compile_mounts.idmap_key(spec, index)
         if joined := compile_mounts.joined_idmap(spec, index):
@@ -122,7 +124,8 @@ def user_namespaces(spec: RuntimeSpec, host: Host) -> dict[str, int]:
             continue
         maps = compile_mounts.idmap_of(spec, index)
         if maps is not None and key not in found:
-            found[key] = _user_namespace(*maps, host)
+            mine = own >= 0 and maps == (linux.uid_mappings, linux.gid_mappings)
+            found[key] = os.dup(own) if mine else user_namespace(*maps, host)
     return found
 
 
@@ -133,8 +136,8 @@ def _opened(path: str, index: int) -> int:
         raise from_os(error, f"mounts[{index}].options: idmap: open") from error
 
 
-def _user_namespace(uids: Mappings, gids: Mappings, host: Host) -> int:
-    """A process is needed to make one; it ends as soon as its namespace is held."""
+def user_namespace(uids: Mappings, gids: Mappings, host: Host) -> int:
+    """A descriptor of a new user namespace. A process is needed to make one; it ends as soon as that is held."""
     held: list[int] = []
 
     def hold(_: str, pid: int, __: list[int]) -> None:

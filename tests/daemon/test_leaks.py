@@ -87,7 +87,7 @@ def _namespaces() -> int:
     return len(found)
 
 
-MANY = pytest.param(1000, marks=[pytest.mark.slow, pytest.mark.timeout(3000)])
+MANY = pytest.param(1000, marks=[pytest.mark.long, pytest.mark.timeout(3000)])
 
 
 @pytest.mark.parametrize("rounds", [20, MANY])

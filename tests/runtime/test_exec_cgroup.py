@@ -36,7 +36,7 @@ def test_process_joins_a_group_below_the_containers(lab: Lab, tmp_path: Path) ->
         found = groups(lab, tmp_path, "--cgroup", "memory:sub", "--cgroup", "pids:/")
         assert {"memory:/sub", "pids:"} <= found
         refused = lab("exec", "--cgroup", "whatever:/", lab.id(), "true", ok=False)
-        assert "--cgroup: 'whatever' is no cgroup v1 controller of this host" in refused.stderr
+        assert "--cgroup: unknown controller 'whatever': not of cgroup v1 on this host" in refused.stderr
 
 
 def test_group_that_is_not_there_is_refused(lab: Lab) -> None:  # noqa: F811

@@ -515,7 +515,7 @@ def test_a_hook_gets_the_state_its_arguments_and_its_environment(helper, tmp_pat
     ("op", "text"),
     [
         (hook("exit 3"), "hook: ECHILD: /bin/sh: exit status 3"),
-        (hook("kill -9 $$"), "hook: ECHILD: /bin/sh: killed by signal 9"),
+        (hook("kill -9 $$"), "hook: ECHILD: /bin/sh: killed by signal 9 (killed)"),
         (hook("exec sleep 20", timeout=100), "hook: ETIMEDOUT: /bin/sh: timed out after 100 ms"),
         (Hook("/none", ("x",), (), 0, b""), "hook: ENOENT: /none"),
         (Hook("/etc/passwd", (), (), 0, b""), "hook: EACCES: /etc/passwd"),

@@ -216,6 +216,42 @@ def test_errors_go_to_the_log_as_engines_read_it(lab: Lab, tmp_path: Path) -> No
     assert "does not exist" in entry["msg"]
 
 
+def test_steps_are_told_where_asked_for(lab: Lab, tmp_path: Path) -> None:
+    lab.configure("true")
+    done = lab("--debug", "run", "-b", str(lab.bundle), lab.id())
+    assert 'level=debug msg="launch helper: process ' in done.stderr
+    assert "became the program" in done.stderr
+    assert "level=debug" not in lab("run", "-b", str(lab.bundle), lab.id()).stderr
+    log = tmp_path / "log"
+    lab.up()
+    cpus = {"initial": "0", "final": "0"}
+    (tmp_path / "process").write_text(json.dumps({"args": ["true"], "cwd": "/", "execCPUAffinity": cpus}))
+    options = ("--debug", "--log", str(log), "--log-format", "json", "exec", "-p", str(tmp_path / "process"))
+    done = lab(*options, lab.id(), ok=True)
+    entries = [json.loads(line) for line in log.read_text().splitlines()]
+    assert done.stderr == ""
+    assert {entry["level"] for entry in entries} == {"debug"}
+    assert "affinity: 0x1 (initial)" in [entry["msg"] for entry in entries]
+
+
+def test_help_about_an_unknown_command_is_an_error(lab: Lab) -> None:
+    assert lab("foo", "-h", ok=False).stderr == "orlop-runtime: No help topic for 'foo'\n"
+
+
+def test_container_without_a_process_can_be_created_but_not_started(lab: Lab) -> None:
+    """config.md: `process` is required when start is called, not before."""
+    lab.configure()
+    config = lab.config()
+    del config["process"]
+    (lab.bundle / "config.json").write_text(json.dumps(config))
+    lab("create", "-b", str(lab.bundle), lab.id())
+    assert lab.state()["status"] == "created"
+    assert "process: is missing" in lab("start", lab.id(), ok=False).stderr
+    assert lab.state()["status"] == "created"
+    lab("delete", lab.id())
+    assert "process: is missing" in lab("run", "-b", str(lab.bundle), lab.id(), ok=False).stderr
+
+
 def test_wrong_types_are_told_by_path(lab: Lab) -> None:
     lab.configure("true", process__user={"uid": "root"})
     assert "process.user.uid" in lab("create", "-b", str(lab.bundle), lab.id(), ok=False).stderr

@@ -22,11 +22,11 @@ def subgroup_paths(host: CgroupHost, path: str, wanted: Sequence[str]) -> tuple[
     below = parse(wanted)
     for controller in below:
         if controller != _EVERY and controller not in host.mounts:
-            raise InvalidArgument(f"--cgroup: {controller[:40]!r} is no cgroup v1 controller of this host")
+            raise InvalidArgument(f"--cgroup: unknown controller {controller[:40]!r}: not of cgroup v1 on this host")
     directories = Group(host, path).directories
     everywhere = below.get(_EVERY, "")
     if everywhere and not any(os.path.isdir(directory + everywhere) for directory in directories):
-        raise NotFound(f"--cgroup: the container has no group {everywhere} in {directories[0]}")
+        raise _missing(directories[0], everywhere)
     return tuple(_entry(host, directory, below) for directory in directories)
 
 
@@ -47,7 +47,10 @@ def parse(wanted: Sequence[str]) -> dict[str, str]:
 def _clean(path: str) -> str:
     parts = [part for part in path.split("/") if part not in ("", ".")]
     if ".." in parts or "\0" in path:
-        raise InvalidArgument(f"--cgroup: {path[:80]!r}: `..` components are not allowed, nor a NUL character")
+        shown = path[:80] if path.isprintable() else repr(path[:80])
+        raise InvalidArgument(
+            f"--cgroup: {shown} is not a sub cgroup path: `..` components are not allowed, nor a NUL character"
+        )
     return "".join(f"/{part}" for part in parts)
 
 
@@ -58,6 +61,11 @@ def _entry(host: CgroupHost, directory: str, below: dict[str, str]) -> str:
     path = below.get(name, "")
     if path and not os.path.isdir(directory + path):
         if name != _EVERY:
-            raise NotFound(f"--cgroup: the container has no group {path} in {directory}")
+            raise _missing(directory, path)
         path = ""
     return f"{directory}{path}/cgroup.procs"
+
+
+def _missing(directory: str, path: str) -> NotFound:
+    reason = f"adding pid through {directory}{path}/cgroup.procs: no such file or directory"
+    return NotFound(f"--cgroup: the container has no group {path}: {reason}")

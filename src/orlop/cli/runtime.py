@@ -15,6 +15,7 @@ from importlib import import_module
 from typing import NoReturn
 
 from orlop.cli.flags import Help, Options, Syntax, UsageError, parse, render, switch, value
+from orlop.runtime.debug import debug, tell_to
 from orlop.spec.errors import InvalidArgument, OrlopError
 
 gc.disable()  # importing makes many objects and no garbage; a command is over before any is worth collecting
@@ -49,7 +50,7 @@ GLOBAL = Syntax(
     "COMMAND [ARGUMENTS...]",
     "Runs containers from bundles, as the Open Container Initiative's runtime specification has it",
     (
-        switch("--debug", "Show where in the program an error came from"),
+        switch("--debug", "Tell of each step, and where in the program an error came from"),
         value("--log", "Write messages to this file"),
         value("--log-format", "Format of the messages there: text or json", "text"),
         value("--root", f"Where the state of containers is kept (default {ROOT}, or $XDG_RUNTIME_DIR/orlop-runtime)"),
@@ -105,6 +106,15 @@ class Context:
         if options.rootless not in _ROOTLESS:
             raise InvalidArgument(f"--rootless: {options.rootless[:20]!r} is not true, false or auto")
         self.rootless: bool | None = _ROOTLESS[options.rootless]
+        if self.debug:
+            tell_to(self._tell)
+
+    def _tell(self, text: str) -> None:
+        """A step, for --debug: into the log, or to standard error in the log's form."""
+        if self.log:
+            _write_log(self.log, self.format, "debug", text)
+        else:
+            print(_entry(self.format, "debug", text), file=sys.stderr)
 
     def warn(self, text: str) -> None:
         """Tell the user what had to be left out, once."""
@@ -134,6 +144,7 @@ def _leave(code: int) -> NoReturn:
 
 def _main(words: list[str]) -> int:
     log, failure = ["", "text", ""], 1
+    tell_to(None)  # what was asked for by another command, where several are run by one process
     try:
         options = parse(PROGRAM, GLOBAL, words)
         log = [options.log, options.log_format, "debug" if options.debug else ""]
@@ -165,8 +176,11 @@ def _dispatch(options: Options) -> int:
         return 0
     name = words[0]
     if name not in VERBS:
+        if words[1:] in (("-h",), ("--help",)):
+            raise UsageError(f"No help topic for '{name[:60]}'")  # as the other runtimes say it
         raise UsageError(f"unknown command: {name[:60]}")
     context = Context(options)
+    debug(f"{PROGRAM} {name}: state is kept in {context.root}")
     module = import_module(f"orlop.cli.{VERBS[name][0]}")
     act, syntax = module.VERBS[name]
     return int(act(parse(f"{PROGRAM} {name}", syntax, words[1:]), context) or 0)
@@ -211,21 +225,23 @@ def _check_log(path: str) -> None:
         raise InvalidArgument(f"--log: cannot write {path}: {(error.strerror or 'error').lower()}") from None
 
 
-def _write_log(path: str, format_: str, level: str, message: str) -> None:
-    """An entry as engines expect it: a JSON object, or logfmt."""
+def _entry(format_: str, level: str, message: str) -> str:
+    """A line as engines expect it: a JSON object, or logfmt."""
     import time
 
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     if format_ == "json":
         import msgspec
 
-        line = msgspec.json.encode({"level": level, "msg": message, "time": now}).decode()
-    else:
-        quoted = message.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-        line = f'time="{now}" level={level} msg="{quoted}"'
+        return msgspec.json.encode({"level": level, "msg": message, "time": now}).decode()
+    quoted = message.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    return f'time="{now}" level={level} msg="{quoted}"'
+
+
+def _write_log(path: str, format_: str, level: str, message: str) -> None:
     try:
         with open(path, "a", encoding="utf-8") as file:
-            file.write(line + "\n")
+            file.write(_entry(format_, level, message) + "\n")
     except OSError as error:
         print(f"{PROGRAM}: cannot write {path}: {error.strerror}", file=sys.stderr)
 

@@ -200,7 +200,7 @@ def compile_create(spec: RuntimeSpec, host: Host, request: CreateRequest) -> Pla
     Raises InvalidArgument for what is wrong in the configuration, FailedPrecondition for what this host can't do, and
     Unimplemented for what Orlop can't do yet; each names the field by its JSON path.
     """
-    compile_checks.check(spec, host, request.bundle)
+    compile_checks.check(spec, host, request.bundle, waits=request.await_start_slot is not None)
     context = _context(spec, host, request)
     return Plan(
         (
@@ -213,7 +213,6 @@ def compile_create(spec: RuntimeSpec, host: Host, request: CreateRequest) -> Pla
 def _context(spec: RuntimeSpec, host: Host, request: CreateRequest) -> _Context:
     linux = spec.linux or Linux()
     spec = msgspec.structs.replace(spec, linux=linux)
-    assert spec.process is not None
     if linux.seccomp is not None and request.seccomp is None:
         raise FailedPrecondition("linux.seccomp: the request brings no assembled program for it")
     found = namespaces(linux)
@@ -229,7 +228,7 @@ def _context(spec: RuntimeSpec, host: Host, request: CreateRequest) -> _Context:
     mounts = compile_mounts.prepare(
         spec, request.bundle, slots, "user" in found, request.idmaps, request.links, own_network="network" in found
     )
-    return _Context(spec, linux, spec.process, host, request, found, slots, mounts)
+    return _Context(spec, linux, spec.process or Process(cwd="/"), host, request, found, slots, mounts)
 
 
 # --- outside
@@ -631,4 +630,5 @@ def _start(c: _Context) -> Iterator[Step]:
         yield Step(AwaitStart(c.request.await_start_slot), "start")
     if c.spec.hooks is not None:
         yield from _hook_steps(c, c.spec.hooks.start_container, "hooks.startContainer", "created")
-    yield compile_process.execve(c.process)
+    if c.spec.process is not None:  # without one there is nothing that a start could run
+        yield compile_process.execve(c.process)

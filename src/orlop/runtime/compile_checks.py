@@ -27,8 +27,9 @@ _DEVICE_NAME_MAX = 15  # IFNAMSIZ, with the NUL
 _MOST_MAPPINGS = 340  # user_namespaces(7)
 
 
-def check(spec: RuntimeSpec, host: Host, bundle: str) -> None:
-    """Refuse a configuration that no plan can be made of."""
+def check(spec: RuntimeSpec, host: Host, bundle: str, waits: bool = False) -> None:
+    """Refuse a configuration that no plan can be made of. Without a process there can be one that `waits` for a start,
+    which is then refused (config.md, "process": required when start is called)."""
     linux = spec.linux or Linux()
     _check_version(spec.oci_version)
     _check_platform(spec)
@@ -36,10 +37,11 @@ def check(spec: RuntimeSpec, host: Host, bundle: str) -> None:
         raise InvalidArgument("root.path: is missing")
     if "\0" in spec.root.path or not (spec.root.path.startswith("/") or bundle):
         raise InvalidArgument(f"root.path: {spec.root.path[:128]!r} is relative, and there is no bundle")
-    if spec.process is None:
+    if spec.process is None and not waits:
         raise InvalidArgument("process: is missing")
     found = namespaces(linux)
-    check_process(spec.process, host, "user" in found)
+    if spec.process is not None:
+        check_process(spec.process, host, "user" in found)
     _check_namespaces(spec, linux, found)
     _check_mappings(linux, found)
     check_users(spec, linux, found, host)

@@ -259,7 +259,8 @@ def process_steps(
     yield Step(Ambient(sets.ambient), "process.capabilities.ambient")
     if death_signal:  # after the last change of credentials, which clears it
         yield Step(Prctl(PR_SET_PDEATHSIG, death_signal, 0, 0, 0), "runtime")
-    yield Step(FindExec(candidates(process)), f"process.args ({process.args[0]})")
+    if process.args:
+        yield Step(FindExec(candidates(process)), f"process.args ({process.args[0]})")
     if filter_ is not None:
         yield from _filter(filter_, slots)
         if early:

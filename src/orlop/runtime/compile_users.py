@@ -9,7 +9,7 @@ from orlop.runtime.compile_idmaps import Mappings, ways
 from orlop.runtime.facts import Host
 from orlop.runtime.namespaces import Namespaces
 from orlop.spec.errors import FailedPrecondition, InvalidArgument
-from orlop.spec.runtime import Linux, RuntimeSpec
+from orlop.spec.runtime import Linux, Process, RuntimeSpec
 
 _OWNED = ("tmpfs", "devpts")  # file systems whose options uid= and gid= are of the user namespace
 
@@ -36,8 +36,7 @@ def _check_id_mapped_mounts(spec: RuntimeSpec) -> None:
 
 
 def _check_process(spec: RuntimeSpec, linux: Linux) -> None:
-    assert spec.process is not None
-    user = spec.process.user
+    user = (spec.process or Process(cwd="/")).user
     if not _mapped(user.uid, linux.uid_mappings):
         raise InvalidArgument(f"process.user.uid: {user.uid} is not mapped in linux.uidMappings")
     for name, gid in (("gid", user.gid), *(("additionalGids", gid) for gid in user.additional_gids)):

@@ -21,6 +21,7 @@ from orlop.runtime.children import children
 from orlop.runtime.compile import CreateRequest, Terminal, compile_create
 from orlop.runtime.compile_cgroups import joins_early
 from orlop.runtime.compile_process import Filter, available, ungranted, unraised
+from orlop.runtime.debug import debug
 from orlop.runtime.facts import Host
 from orlop.runtime.home import with_home
 from orlop.runtime.host import probe_host
@@ -31,7 +32,7 @@ from orlop.runtime.state import CONFIG, FIFO, NOTIFY, Record, Store
 from orlop.runtime.streams import null_streams, own_streams, stream_names
 from orlop.spec.document import Document
 from orlop.spec.errors import FailedPrecondition, InvalidArgument, from_os
-from orlop.spec.runtime import Hooks, Linux, Resources, RuntimeSpec, State, parse_runtime_spec
+from orlop.spec.runtime import Hooks, Linux, Process, Resources, RuntimeSpec, State, parse_runtime_spec
 from orlop.sys.procfs import boot_id, start_time
 
 if TYPE_CHECKING:
@@ -160,7 +161,9 @@ def seccomp_program(spec: RuntimeSpec, cache: str) -> Filter | None:
         refuse_unknown(spec.linux.seccomp)
     from orlop.seccomp.cache import program
 
-    return program(spec.linux.seccomp, cache)
+    found = program(spec.linux.seccomp, cache)
+    debug(f"seccomp filter flags: {found.flags}")
+    return found
 
 
 def create(store: Store, options: Options) -> Record:
@@ -187,6 +190,7 @@ def create(store: Store, options: Options) -> Record:
     making.compile(dry=True)
     if options.cgroups and not place.path and spec.linux is not None:
         writes(spec.linux.resources, groups)  # to see that there is no limit without a group
+    debug(f"create: the configuration of {options.bundle} is in order; container {options.id} is made")
     store.reserve(record)
     try:
         store.write(options.id, CONFIG, document.raw)
@@ -273,6 +277,11 @@ class _Making:
         return self.spec.linux or Linux()
 
     @property
+    def process(self) -> Process:
+        """That of the configuration; without one, what the container's first process is until a start is refused."""
+        return self.spec.process or Process(cwd="/")
+
+    @property
     def hooks(self) -> Hooks:
         return self.spec.hooks or Hooks()
 
@@ -286,8 +295,7 @@ class _Making:
                 self.cgroup_made = True  # there is nothing to make, and yet processes to kill
             elif not self.record.place.adopted and joins_early(plan):
                 self._make_group()
-            assert self.spec.process is not None
-            own_streams(self.spec.process.user, self.linux)
+            own_streams(self.process.user, self.linux)
             self.record = msgspec.structs.replace(self.record, awaits=_awaits(plan))
             launched = launch(
                 plan,
@@ -303,6 +311,7 @@ class _Making:
         return self._recorded(launched.pid, phase="running" if options.start else "created")
 
     def _make_group(self) -> None:
+        debug(f"control group: {self.record.cgroup} in {len(points(self.groups))} hierarchies")
         self.new_group = cgroups.make(self.groups, self.record.cgroup, self.linux.resources)
         self.cgroup_made = True
 
@@ -393,12 +402,11 @@ class _Making:
             raise from_os(error, "make") from error
 
     def _warn(self) -> None:
-        assert self.spec.process is not None
         own = any(namespace.type == "user" for namespace in self.linux.namespaces)
         limit = available(self.host, own)
-        for name in ungranted(self.spec.process.capabilities, limit):
+        for name in ungranted(self.process.capabilities, limit):
             self.options.warn(f"process.capabilities: {name} cannot be granted here and is left out")
-        for name in unraised(self.spec.process.capabilities, limit):
+        for name in unraised(self.process.capabilities, limit):
             self.options.warn(
                 f"process.capabilities.ambient: can't raise ambient capability {name}: it is not both permitted and"
                 " inheritable"

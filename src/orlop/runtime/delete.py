@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from orlop.cgroups import driver
 from orlop.runtime import groups, hooks
+from orlop.runtime.debug import debug
 from orlop.runtime.kill import frozen, kill_all
 from orlop.runtime.state import Record, Store, status
 from orlop.spec.errors import FailedPrecondition, NotFound, OrlopError
@@ -41,6 +42,7 @@ def destroy(
     store: Store, record: Record, spec: RuntimeSpec | None, warn: Warn = lambda _: None, own_cgroup: bool = True
 ) -> None:
     """Kill what lives, remove the group and the state, run the poststop hooks of `spec`."""
+    debug(f"delete: what container {record.id} holds is taken back")
     if own_cgroup and (record.alive or not _removed(record)):
         kill_all(record)
         if record.cgroup:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 
@@ -11,6 +11,8 @@ from orlop.cgroups.processes import entry_paths
 from orlop.runtime.compile_console import Terminal
 from orlop.runtime.compile_exec import ExecRequest, compile_exec
 from orlop.runtime.compile_process import Filter, available, ungranted
+from orlop.runtime.compile_schedule import cpu_mask
+from orlop.runtime.debug import debug
 from orlop.runtime.facts import Host
 from orlop.runtime.groups import reduced
 from orlop.runtime.home import with_home
@@ -65,11 +67,22 @@ def execute(store: Store, record: Record, spec: RuntimeSpec, process: Process, o
             preserve={fd: _append(inherit, fd) for fd in options.preserve},
         )
         plan = compile_exec(spec, process, host, request)
+        for text in _told(process, groups):
+            debug(text)
         own_streams(process.user, linux)
         return launch(plan, inherit=inherit, on_sync=_follower(spec, record, options, groups)).pid
     finally:
         for fd in mine:
             os.close(fd)
+
+
+def _told(process: Process, groups: Sequence[str]) -> Iterator[str]:
+    """For --debug: what of the process is decided by now."""
+    yield from (f"control group: joins {path}" for path in groups)
+    if (affinity := process.exec_cpu_affinity) is not None:
+        for when, text in (("initial", affinity.initial), ("final", affinity.final)):
+            if mask := int.from_bytes(cpu_mask(text, f"process.execCPUAffinity.{when}"), "little"):
+                yield f"affinity: {mask:#x} ({when})"
 
 
 def _groups(host: Host, record: Record, wanted: tuple[str, ...]) -> tuple[str, ...]:

@@ -9,9 +9,11 @@ from collections.abc import Iterable
 
 from orlop.runtime.annotations import HOOKS_STDERR, HOOKS_STDOUT
 from orlop.runtime.children import children
+from orlop.runtime.debug import debug
 from orlop.spec.document import encode
 from orlop.spec.errors import DeadlineExceeded, FailedPrecondition, from_os
 from orlop.spec.runtime import Hook, State
+from orlop.spec.signals import described
 
 
 def run_hooks(hooks: tuple[Hook, ...], where: str, state: State) -> None:
@@ -57,6 +59,7 @@ def _named(where: str, index: int, hook: Hook) -> str:
 
 
 def _run(hook: Hook, where: str, state: State) -> None:
+    debug(f"{where}: begins")
     stdin = os.memfd_create("state")
     streams: tuple[int | None, int | None] = (None, None)
     try:
@@ -89,6 +92,6 @@ def _wait(pid: int, timeout: int | None, where: str) -> None:
             raise DeadlineExceeded(f"{where}: timed out after {timeout} s")
     code = os.waitstatus_to_exitcode(children().wait(pid)[1])
     if code:
-        how = f"failed with exit code {code}" if code > 0 else f"was killed by signal {-code}"
+        how = f"failed with exit code {code}" if code > 0 else f"was killed by signal {described(-code)}"
         kind = where.partition("[")[0].removeprefix("hooks.")
         raise FailedPrecondition(f"{where}: {kind} hook {how}")

@@ -14,12 +14,14 @@ import msgspec
 from orlop.runtime import slots
 from orlop.runtime.children import children
 from orlop.runtime.compile_layout import O_NOFOLLOW
+from orlop.runtime.debug import debug
 from orlop.runtime.encode import encode
 from orlop.runtime.handshake import CLONED, FAILED, GO_ON, MESSAGE_MAX, Handshake, Message, parse_message
 from orlop.runtime.ops import Clone, Execve, FindExec, Hook, Mount, Op, Open, Scheduler
 from orlop.runtime.plan import Plan, Step
 from orlop.runtime.spawn import launch_program, spawn
 from orlop.spec.errors import ContainerExit, Internal, OrlopError, PermissionDenied, ResourceExhausted
+from orlop.spec.signals import described
 from orlop.sys.memfd import sealed
 from orlop.sys.procfs import executed
 
@@ -83,6 +85,7 @@ def launch(
     with control:
         with theirs:
             helper = _start(plan, theirs, stdio, inherit)
+        debug(f"launch helper: process {helper} began on {_extent(plan)}")
         cloned = [helper]
         begin = Handshake() if _clones(plan) else Handshake("cloned", (helper,))
         try:
@@ -102,6 +105,10 @@ def _start(plan: Plan, control: socket.socket, stdio: tuple[int, int, int], inhe
         return children().helper(encoded, control.fileno(), stdio, inherit)
     finally:
         os.close(encoded)
+
+
+def _extent(plan: Plan) -> str:
+    return ", ".join(f"stage {stage.name} of {len(stage.steps)} operations" for stage in plan.stages)
 
 
 def _clones(plan: Plan) -> bool:
@@ -173,17 +180,21 @@ def follow(
                 state = state.ended()
                 if state.phase == "died" or (_executes(plan) and executed(state.pid) is False):
                     raise Internal("launch helper: ended before the plan did")
+                debug(f"launch helper: process {state.pid} became the program")
                 return Launched(state.pid)
             if flags & socket.MSG_CTRUNC:
                 raise ResourceExhausted("launch helper: no descriptors left for those it sent")
             message = parse_message(data)
             state = state.heard(message)
             if message.kind == FAILED:
+                debug(f"launch helper: operation {message.stage}.{message.index} failed: errno {message.value}")
                 raise failure(plan, message)
             if message.kind == CLONED:
+                debug(f"launch helper: process {message.value} is born for the next stage")
                 if on_clone is not None:
                     on_clone(message.value)
                 continue
+            debug(f"launch helper: process {state.pid or helper} waits at sync point {message.text}")
             if on_sync is not None:
                 on_sync(message.text, state.pid or helper, fds)
             _answer(control)
@@ -221,11 +232,17 @@ def failure_of(step: Step | None, message: Message, command: str) -> OrlopError:
         return LaunchFailed(f"launch helper: {message.text or name}", message.stage, message.index, message.value)
     if isinstance(step.op, (Execve, FindExec)):
         return _cannot_execute(command, message)
-    detail = f": {message.text}" if message.text else ""
+    detail = f": {_named_signal(message.text)}" if message.text else ""
     origin = f"{step.origin}: " if step.origin else ""
     call, hint = _call(type(step.op).__name__), _hint(step.op, message.value)
     text = f"{origin}{_explained(step, message.value)}{call}: {name}{detail}{hint}"
     return LaunchFailed(_printable(text), message.stage, message.index, message.value)
+
+
+def _named_signal(text: str) -> str:
+    """A program's end as the helper tells it, with the signal's name."""
+    before, ended, number = text.rpartition("killed by signal ")
+    return f"{before}{ended}{described(int(number))}" if ended and number.isdigit() else text
 
 
 def _explained(step: Step, number: int) -> str:

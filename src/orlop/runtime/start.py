@@ -10,6 +10,7 @@ from typing import NoReturn
 import msgspec
 
 from orlop.runtime import hooks
+from orlop.runtime.debug import debug
 from orlop.runtime.handshake import MESSAGE_MAX, parse_message
 from orlop.runtime.state import FIFO, Record, Store, state, status
 from orlop.spec.errors import FailedPrecondition, from_os
@@ -28,6 +29,9 @@ def start(store: Store, identifier: str) -> None:
             raise FailedPrecondition(f"cannot start container {identifier}: it is already running")
         if now != "created":
             raise FailedPrecondition(f"cannot start container {identifier}: it is {now}")
+        if store.spec(identifier).process is None:
+            raise FailedPrecondition(f"cannot start container {identifier}: process: is missing")
+        debug(f"start: process {record.init_process_pid} may go on")
         said = _let_go(store, record)
         record = msgspec.structs.replace(record, phase="running")
         store.save(record)

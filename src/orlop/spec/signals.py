@@ -42,3 +42,14 @@ def signal_name(number: int) -> str:
     if 0 < number < len(NAMES):
         return f"SIG{NAMES[number]}"
     return f"SIGRTMIN+{number - RTMIN}" if RTMIN < number <= RTMAX else ("SIGRTMIN" if number == RTMIN else str(number))
+
+
+def described(number: int) -> str:
+    """The number and what the system calls it (strsignal(3)), in lower case: `31 (bad system call)`."""
+    import signal
+
+    try:
+        name = signal.strsignal(number)
+    except ValueError:
+        name = None
+    return f"{number} ({name.lower()})" if name else str(number)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -24,17 +26,29 @@ _PROFILE_MAX = 4 << 20  # bytes
 
 
 async def create(node: Node, request: api.CreateContainerRequest) -> api.CreateContainerResponse:
-    return api.CreateContainerResponse(container_id=(await node.call(_create, node, request)).id)
+    def undo(made: tuple[Container, bool]) -> None:
+        container, fresh = made
+        if fresh:
+            node.engine.containers.remove(container.id, force=True, volumes=True)
+
+    metadata = request.config.metadata
+    name = f"{metadata.name}_{request.pod_sandbox_id}_{metadata.attempt}"
+    message = request.SerializeToString(deterministic=True)
+    container, _ = await node.flights.join(name, message, lambda: _create(node, request), undo)
+    return api.CreateContainerResponse(container_id=container.id)
 
 
-def _create(node: Node, request: api.CreateContainerRequest) -> Container:
+def _create(node: Node, request: api.CreateContainerRequest) -> tuple[Container, bool]:
+    """The container, and whether it is this call that has made it."""
     if not request.pod_sandbox_id:
         raise InvalidArgument("pod_sandbox_id is missing")
     sandbox = node.engine.pods.get(request.pod_sandbox_id)
     options = request.config.linux.security_context.namespace_options
     target = _target(node, options, sandbox.id) if options.pid == api.TARGET else ""
     config = requests.container(request, answers.pod_request(sandbox), sandbox.id, target)
-    return node.engine.pods.create_container(_with_profile(config))
+    began = time.time()
+    made = node.engine.pods.create_container(_with_profile(config))
+    return made, made.created >= began
 
 
 def _target(node: Node, options: api.NamespaceOption, sandbox: str) -> str:
@@ -82,7 +96,11 @@ async def start(node: Node, request: api.StartContainerRequest) -> api.StartCont
             raise FailedPrecondition(f"container {container.id[:12]}: its pod sandbox is not ready")
         return node.engine.containers.start(container.id, own=True)
 
-    started = await node.call(work)
+    def watch(started: Started) -> None:
+        loop.call_soon_threadsafe(node.exits.watch, started.container, started.client)
+
+    loop = asyncio.get_running_loop()
+    started = await node.begin(watch, work)  # it runs, and stays so, even if the caller has gone
     node.exits.watch(started.container, started.client)
     return api.StartContainerResponse()
 

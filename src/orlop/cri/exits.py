@@ -40,8 +40,8 @@ class Exits:
 
         A container whose shim has gone meanwhile was taken care of by that shim.
         """
-        if container.id in self._clients:
-            if client is not None:
+        if (known := self._clients.get(container.id)) is not None:
+            if client is not None and client is not known:
                 client.close()
             return
         try:
@@ -74,8 +74,7 @@ class Exits:
         try:
             await self._node.call(self._record, container, client)
         except OrlopError as error:
-            log.error("container %s: its end could not be recorded: %s", container.id[:12], error)
-            return
+            log.error("container %s: not all that follows its end could be done: %s", container.id[:12], error)
         finally:
             self._clients.pop(container.id, None)
             client.close()

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any, ParamSpec, TypeVar
 
 from orlop.cri.exits import Exits
+from orlop.cri.flights import Flights
 from orlop.cri.samples import Samples
 from orlop.cri.settings import Settings
 from orlop.cri.streaming.backend import Backend
@@ -22,6 +23,7 @@ from orlop.engine import lifecycle, settle
 from orlop.engine.engine import Engine
 from orlop.engine.pods import is_sandbox
 from orlop.engine.records import Container
+from orlop.spec import cancel
 from orlop.spec.errors import Unavailable
 
 P = ParamSpec("P")
@@ -39,6 +41,7 @@ class Node:
         # calls which wait for theirs can't keep them from being done
         self.exits = Exits(self)
         self.samples = Samples()
+        self.flights = Flights(self)
         self._stream_server: Server | None = None
         self._sleepers: set[asyncio.Event] = set()
 
@@ -63,9 +66,24 @@ class Node:
             self._stream_server = None
 
     async def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run a function of the engine in a thread of its own."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._pool, lambda: function(*args, **kwargs))
+        """Run a function of the engine in a thread of its own. Where the caller goes, the work is called off: it ends
+        where it would next wait, and leaves things as it does after an error."""
+        token = cancel.Token()
+        try:
+            return await asyncio.wrap_future(self.submit(token, lambda: function(*args, **kwargs)))
+        except asyncio.CancelledError:
+            token.cancel()
+            raise
+
+    def submit(self, token: cancel.Token | None, function: Callable[[], T]) -> Future[T]:
+        """Have a thread do work that belongs to a token, or to nobody."""
+
+        def work() -> T:
+            with cancel.under(token):
+                cancel.check()
+                return function()
+
+        return self._pool.submit(work)
 
     @contextmanager
     def woken(self) -> Iterator[asyncio.Event]:
@@ -86,10 +104,12 @@ class Node:
         self, undo: Callable[[T], object], function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
         """As `call`, for what makes something. Where the caller has gone when it is there, `undo` takes it away."""
-        future = self._pool.submit(lambda: function(*args, **kwargs))
+        token = cancel.Token()
+        future = self.submit(token, lambda: function(*args, **kwargs))
         try:
             return await asyncio.shield(asyncio.wrap_future(future))
         except asyncio.CancelledError:
+            token.cancel()
             future.add_done_callback(lambda done: _undo(done, undo))
             raise
 

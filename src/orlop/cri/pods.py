@@ -10,6 +10,8 @@ from orlop.cri import answers, containers, requests
 from orlop.cri.details import sandbox_info
 from orlop.cri.node import Node
 from orlop.engine.records import Container
+from orlop.engine.remove import remove as engine_remove
+from orlop.engine.start import Started
 from orlop.spec.errors import InvalidArgument, NotFound
 
 CHUNK = 500  # objects in one answer of a stream
@@ -19,7 +21,15 @@ async def run(node: Node, request: api.RunPodSandboxRequest) -> api.RunPodSandbo
     if request.runtime_handler not in ("", requests.HANDLER):
         raise InvalidArgument(f"runtime_handler {request.runtime_handler[:64]!r}: not configured")
     config = requests.sandbox(request, node.settings.network or "bridge")
-    started = await node.call(node.engine.pods.run, config)
+
+    def undo(started: Started) -> None:
+        if started.client is not None:  # else it is the answer to an earlier call as well
+            engine_remove(node.engine, started.container, force=True, volumes=True)
+            started.client.close()
+
+    started = await node.flights.join(
+        config.name, request.SerializeToString(deterministic=True), lambda: node.engine.pods.run(config), undo
+    )
     node.exits.watch(started.container, started.client)
     return api.RunPodSandboxResponse(pod_sandbox_id=started.container.id)
 

@@ -10,6 +10,7 @@ import grpc
 import grpc.aio
 
 from orlop.cri import containers, events, exec, images, methods, metrics, pods, sessions, stats, status, updates
+from orlop.cri.flights import time_left
 from orlop.cri.node import Node
 from orlop.spec.errors import CODES, OrlopError, Unimplemented
 
@@ -95,6 +96,7 @@ def _missing(method: methods.Method) -> Callable[..., Any]:
 
 def _unary(node: Node, method: methods.Method, function: Callable[..., Any]) -> Callable[..., Any]:
     async def answer(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        time_left.set(context.time_remaining)
         try:
             result = await function(node, request)
             if method.name in _CHANGING:

@@ -70,6 +70,7 @@ async def _serve(config: Config) -> int:
         log.info("stopping: calls under way have %g s", config.daemon.shutdown_timeout)
         await node.end_streams()
         await serving.stop(config.daemon.shutdown_timeout)
+        await node.flights.settle()
     finally:
         if warm is not None:
             warm.cancel()

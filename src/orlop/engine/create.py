@@ -15,6 +15,7 @@ from orlop.engine.oci_resources import check_processors
 from orlop.engine.oci_users import on_host, ranges
 from orlop.engine.records import Container, ContainerRecord, VolumeUse
 from orlop.engine.steps import reached
+from orlop.spec import cancel
 from orlop.spec.errors import AlreadyExists, InvalidArgument, NotFound, os_errors
 
 if TYPE_CHECKING:
@@ -39,7 +40,8 @@ def create(
     except BaseException:
         from orlop.engine.remove import discard
 
-        discard(engine, container)
+        with cancel.under(None):
+            discard(engine, container)
         raise
 
 

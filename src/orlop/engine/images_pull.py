@@ -13,6 +13,7 @@ from orlop.engine.progress import Progress, Watcher
 from orlop.engine.unpack import Fetch, Unpacker, plan
 from orlop.metadata.images import ImageRecord, ImageRow
 from orlop.metadata.leases import CONTENT, Lease, abandoned, hold
+from orlop.spec import cancel
 from orlop.spec.image import Descriptor
 from orlop.spec.reference import Reference
 
@@ -24,7 +25,7 @@ def pull(
     images: Images, reference: Reference, platform: str, watcher: Watcher | None, every: bool, source: Source
 ) -> ImageRow:
     """Pull `reference` from `source`. With `every`, all platforms of an index are brought; one is unpacked."""
-    watcher = watcher or told.nobody
+    watcher = _until_cancelled(watcher or told.nobody)
     what = f"image {reference.familiar}"
     watcher(Progress(str(reference), told.RESOLVING))
     with hold(images.database) as lease:
@@ -45,6 +46,18 @@ def pull(
     if abandoned(images.database):  # layers that a killed pull has unpacked may be as large as an image
         images.collect()
     return ImageRow(images.namespace, name, record)
+
+
+def _until_cancelled(watcher: Watcher) -> Watcher:
+    """A watcher that ends the pull, whichever of its threads is at it, when the caller has gone."""
+    if (token := cancel.current()) is None:
+        return watcher
+
+    def watch(step: Progress) -> None:
+        token.check()
+        watcher(step)
+
+    return watch
 
 
 def unpack_found(images: Images, found: Found, lease: Lease, watcher: Watcher, fetch: Fetch | None = None) -> int:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from orlop.engine.records import Owner
+from orlop.spec import cancel
 from orlop.spec.errors import DeadlineExceeded, os_errors
 from orlop.sys.procfs import boot_id, start_time
 
@@ -34,6 +35,7 @@ def _wait(descriptor: int, path: Path, deadline: float) -> None:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return
         except BlockingIOError:
+            cancel.check()
             if time.monotonic() > deadline:
                 raise DeadlineExceeded(f"another operation holds {path.name[:12]} for too long") from None
             time.sleep(_POLL)

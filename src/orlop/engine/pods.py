@@ -21,6 +21,7 @@ from orlop.engine.records import Container
 from orlop.engine.remove import remove
 from orlop.engine.start import Started, start
 from orlop.engine.stop import end
+from orlop.spec import cancel
 from orlop.spec.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, os_errors
 
 if TYPE_CHECKING:
@@ -52,9 +53,11 @@ class Pods:
         except AlreadyExists:
             return Started(container=self._repeated(config))
         try:
+            cancel.check()
             return start(self.engine, made, own=True)
         except BaseException:
-            remove(self.engine, made, force=True, volumes=True)
+            with cancel.under(None):
+                remove(self.engine, made, force=True, volumes=True)
             raise
 
     def _repeated(self, config: ContainerConfig) -> Container:
@@ -112,6 +115,10 @@ class Pods:
         now = settle.settled(self.engine, sandbox, gone_ok=True)
         if now is not None and now.state in lifecycle.LIVE:
             end(self.engine, now)
+        elif now is not None and settle.holds(now):
+            with settle.held(self.engine, now.id) as found:
+                if found is not None and settle.holds(found):
+                    settle.release(self.engine, found)
 
     def remove(self, sandbox: Container, each: Callable[[Callable[[], object]], object] | None = None) -> None:
         """Stop a pod and remove it with its containers."""

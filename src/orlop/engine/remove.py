@@ -29,7 +29,7 @@ def remove(engine: Engine, container: Container, force: bool, volumes: bool) -> 
         settled = end(engine, settled)
     with settle.held(engine, settled.id) as now:
         if now is not None:
-            now = settle.release(engine, now) if now.record.cgroup else now
+            now = settle.release(engine, now) if settle.holds(now) else now
             now = engine.containers.store.change(
                 now.id, "remove", owner=locks.this_process(), remove_volumes=volumes or now.config.auto_remove
             )
@@ -43,7 +43,7 @@ def finish_removal(engine: Engine, container: Container) -> None:
     the container's lock."""
     volumes = container.record.remove_volumes or container.config.auto_remove or container.state == lifecycle.CREATING
     if container.state == lifecycle.EXITED:
-        container = settle.release(engine, container) if container.record.cgroup else container
+        container = settle.release(engine, container) if settle.holds(container) else container
         container = engine.containers.store.change(container.id, "remove", remove_volumes=volumes)
         reached("remove.recorded")
     discard(engine, container, volumes)

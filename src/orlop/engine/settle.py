@@ -14,6 +14,7 @@ from orlop.engine.decide import Action, settle_action, should_restart
 from orlop.engine.records import Container
 from orlop.engine.steps import reached
 from orlop.shim.state import ShimState, read_state
+from orlop.spec import cancel
 from orlop.spec.errors import NotFound, OrlopError, from_os
 from orlop.sys import procfs
 
@@ -139,25 +140,46 @@ def _oom_killed(engine: Engine, container: Container) -> bool:
     return oom_kills(engine.cgroups, container.record.cgroup) > 0
 
 
+def holds(container: Container) -> bool:
+    """Whether a container that has ended has something to give back."""
+    return bool(container.record.cgroup) or container.record.networked
+
+
 def release(engine: Engine, container: Container) -> Container:
-    """Give back the processes, network, cgroup and run directory of a container that has ended. Idempotent."""
+    """Give back the processes, network, cgroup and run directory of a container that has ended. Idempotent.
+
+    A network whose plugins can't do their part keeps nothing else back: it alone stays recorded as held, for the next
+    attempt, and the error is raised when all the rest is done.
+    """
     from orlop.cgroups import apply as cgroups
     from orlop.sys.tree import remove_tree
 
     if container.record.cgroup:
         cgroups.kill(engine.cgroups, container.record.cgroup)
         _await_supervisor(engine, container)
+    kept: OrlopError | None = None
     if container.record.networked:
-        engine.networks.detach(container.id, container.record.attachment)
+        try:
+            with cancel.under(None):
+                engine.networks.detach(container.id, container.record.attachment)
+        except OrlopError as error:
+            kept = error
     if container.record.cgroup:
         cgroups.remove(engine.cgroups, container.record.cgroup)
     _unmount_shm(engine, container)
     image_mounts.unmount(engine, container)
     remove_tree(engine.paths.run(container.id))
     container = engine.containers.store.change(
-        container.id, "", cgroup="", attachment=None, networked=False, pid_start_time=0
+        container.id,
+        "",
+        cgroup="",
+        attachment=container.record.attachment if kept else None,
+        networked=kept is not None,
+        pid_start_time=0,
     )
     reached("exit.released")
+    if kept is not None:
+        raise kept
     return container
 
 

@@ -25,6 +25,7 @@ from orlop.runtime.launch import Launched, follow, launch_program, prepare
 from orlop.runtime.plan import Plan
 from orlop.shim.client import ShimClient
 from orlop.shim.spawn import start as start_shim
+from orlop.spec import cancel
 from orlop.spec.errors import (
     Aborted,
     FailedPrecondition,
@@ -83,14 +84,15 @@ def start(
         try:
             return _start(engine, container, attach, stdin, own)
         except BaseException as error:
-            _undo(engine, container, error)
+            with cancel.under(None):
+                _undo(engine, container, error)
             raise
 
 
 def _present(engine: Engine, container: Container, now: Container | None) -> Container:
     if now is None:
         raise NotFound(f"no such container: {container.name}")
-    if now.record.cgroup and now.state == lifecycle.EXITED:
+    if settle.holds(now) and now.state == lifecycle.EXITED:
         now = settle.release(engine, now)
     return now
 
@@ -251,6 +253,7 @@ def _on_sync(engine: Engine, container: Container, bundle: Bundle) -> Callable[[
             _write_maps(bundle, pid)
         if name != "created" or not bundle.networked:
             return
+        cancel.check()
         engine.containers.store.change(container.id, "", networked=True)
         attachment = engine.networks.attach(container.id, _network_request(engine, container), pid, fds[0])
         hosts = hosts_text(container.config, container.config.hostname or container.id[:12], attachment)
@@ -306,5 +309,9 @@ def _undo(engine: Engine, container: Container, error: BaseException) -> None:
         finished=time.time(),
         owner=locks.this_process(),
     )
-    settle.release(engine, failed)
-    engine.containers.store.change(container.id, "", owner=None)
+    try:
+        settle.release(engine, failed)
+    except OrlopError:
+        pass  # what failed first is what to speak of; what is still held stands in the record
+    finally:
+        engine.containers.store.change(container.id, "", owner=None)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import msgspec
 
+from orlop.spec import cancel
 from orlop.spec.errors import (
     DeadlineExceeded,
     InvalidArgument,
@@ -24,6 +25,7 @@ from orlop.spec.errors import (
     Unavailable,
     from_os,
 )
+from orlop.sys.procfs import descendants
 
 TIMEOUT = 60.0  # seconds for one plugin
 MAX_OUTPUT = 1 << 20
@@ -135,8 +137,9 @@ class _Process:
             for fd in sinks:
                 selector.register(fd, selectors.EVENT_READ)
             while selector.get_map():
-                ready = selector.select(max(0.0, deadline - time.monotonic()))
-                if not ready:
+                ready = selector.select(cancel.patience(max(0.0, deadline - time.monotonic())))
+                cancel.check()
+                if not ready and time.monotonic() >= deadline:
                     raise DeadlineExceeded(f"{what}: no answer within its time")
                 for key, _ in ready:
                     fd = int(key.fd)
@@ -169,6 +172,7 @@ class _Process:
             if pid:
                 self._reaped = True
                 return os.waitstatus_to_exitcode(status)
+            cancel.check()
             if time.monotonic() > deadline:
                 raise DeadlineExceeded(f"{what}: it does not end")
             time.sleep(pause)
@@ -178,9 +182,33 @@ class _Process:
         """Leave nothing of it: neither descriptors nor, if it still runs, the process and its children."""
         _close(list(self._open))
         if not self._reaped:
-            os.killpg(self.pid, signal.SIGKILL)
+            _kill_tree(self.pid)
             os.waitpid(self.pid, 0)
             self._reaped = True
+
+
+def _kill_tree(pid: int) -> None:
+    """Kill a child with all that descends from it, in whatever group or session. What is stopped starts nothing more,
+    and its number stays its own: so all are stopped before the first is killed."""
+    found = {pid}
+    _signal(pid, signal.SIGSTOP)
+    while more := descendants(pid) - found:
+        for other in more:
+            _signal(other, signal.SIGSTOP)
+        found |= more
+    for other in found:
+        _signal(other, signal.SIGKILL)
+    try:
+        os.killpg(pid, signal.SIGKILL)  # those whose parent has ended, too, where they stayed in the group
+    except ProcessLookupError:
+        return
+
+
+def _signal(pid: int, number: int) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return
 
 
 def _above_stdio(fds: list[int]) -> list[int]:

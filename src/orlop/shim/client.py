@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 
 from orlop.shim.state import read_exit
+from orlop.spec import cancel
 from orlop.spec.errors import FailedPrecondition, Unavailable, from_os
 from orlop.wire import frames
 from orlop.wire.frames import Decoder, Exit, Frame, State
@@ -109,15 +110,19 @@ class ShimClient:
         return frames.decode_pid(self._answer(frames.PID))
 
     def wait(self, timeout: float | None = None) -> Exit | None:
-        """How the container ended, or None when it has not within `timeout` seconds."""
+        """How the container ended, or None when it has not within `timeout` seconds. Raises Aborted where the caller
+        has gone meanwhile."""
         if self._ended is None:
             self.send(frames.encode(frames.WAIT))
         deadline = None if timeout is None else time.monotonic() + timeout
         while self._ended is None:
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            if not _readable(self._socket, left):
+            if _readable(self._socket, cancel.patience(left)):
+                self._collect()
+                continue
+            cancel.check()
+            if deadline is not None and time.monotonic() >= deadline:
                 return None
-            self._collect()
         return self._ended
 
     # --- streams

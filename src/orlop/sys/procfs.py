@@ -32,6 +32,26 @@ def executed(pid: int) -> bool | None:
     return None if len(fields) < 7 else not int(fields[6]) & _PF_FORKNOEXEC
 
 
+def descendants(pid: int) -> set[int]:
+    """Children of a process, their children, and so on, as they are at this moment."""
+    parents: dict[int, list[int]] = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                fields = _read(f"/proc/{name}/stat").rpartition(b") ")[2].split()
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            if len(fields) > 1:
+                parents.setdefault(int(fields[1]), []).append(int(name))
+    found: set[int] = set()
+    pending = [pid]
+    while pending:
+        children = parents.get(pending.pop(), [])
+        found.update(children)
+        pending += children
+    return found
+
+
 def boot_id() -> str:
     """A random name of this boot (random(4)), which no process outlives."""
     global _boot

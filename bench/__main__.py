@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import cri  # noqa: F401 - its cases
 import machine
 import report
 import warm  # noqa: F401 - its cases

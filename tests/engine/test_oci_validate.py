@@ -114,7 +114,8 @@ def test_right_requests_pass(asked: dict[str, Any]) -> None:
         (mount(propagation="loud"), "invalid propagation 'loud'"),
         (mount(type="volume", source="a b"), "includes invalid characters for a local volume name"),
         (mount(type="tmpfs"), "field Source must not be specified"),
-        (mount(size=5), "size, mode and options are for a tmpfs"),
+        (mount(size=5), "size and mode are for a tmpfs"),
+        (mount(options=("size=5",)), "option .size=5. is not one of a bind mount"),
         (
             {"mounts": (MountRequest(type="tmpfs", target="/t"), MountRequest(type="tmpfs", target="/t/"))},
             "duplicate mount point: /t",

@@ -5,24 +5,19 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from pathlib import Path
-
-import msgspec
 
 from orlop._stubs.cri import api_pb2 as api
-from orlop.cri import answers, requests
+from orlop.cri import answers, profiles, requests
 from orlop.cri.details import container_info
 from orlop.cri.node import Node
 from orlop.engine import lifecycle
-from orlop.engine.config import ContainerConfig
 from orlop.engine.exec import read_spec
 from orlop.engine.pods import is_sandbox
 from orlop.engine.records import Container
 from orlop.engine.start import Started
-from orlop.spec.errors import FailedPrecondition, InvalidArgument, NotFound, os_errors
+from orlop.spec.errors import FailedPrecondition, InvalidArgument, NotFound
 
 CHUNK = 500  # objects in one answer of a stream
-_PROFILE_MAX = 4 << 20  # bytes
 
 
 async def create(node: Node, request: api.CreateContainerRequest) -> api.CreateContainerResponse:
@@ -47,7 +42,7 @@ def _create(node: Node, request: api.CreateContainerRequest) -> tuple[Container,
     target = _target(node, options, sandbox.id) if options.pid == api.TARGET else ""
     config = requests.container(request, answers.pod_request(sandbox), sandbox.id, target)
     began = time.time()
-    made = node.engine.pods.create_container(_with_profile(config))
+    made = node.engine.pods.create_container(profiles.resolved(config, request.config.mounts))
     return made, made.created >= began
 
 
@@ -59,21 +54,6 @@ def _target(node: Node, options: api.NamespaceOption, sandbox: str) -> str:
     if not found.running:
         raise FailedPrecondition(f"namespace_options.target_id: container {found.id[:12]} is not running")
     return f"container:{found.id}"
-
-
-def _with_profile(config: ContainerConfig) -> ContainerConfig:
-    """With the text of a seccomp profile in place of its path."""
-    prefix = "seccomp=localhost:"
-    options = []
-    for option in config.security_opt:
-        if option.startswith(prefix):
-            path = Path(option.removeprefix(prefix))
-            if not path.is_absolute():
-                raise InvalidArgument(f"seccomp: localhost profile {str(path)[:128]!r} is not an absolute path")
-            with os_errors("read the seccomp profile"), path.open("rb") as file:
-                option = "seccomp=" + file.read(_PROFILE_MAX).decode("utf-8", "replace")
-        options.append(option)
-    return msgspec.structs.replace(config, security_opt=tuple(options))
 
 
 def find(node: Node, identifier: str) -> Container:

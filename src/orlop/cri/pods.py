@@ -6,7 +6,7 @@ import time
 from collections.abc import AsyncIterator
 
 from orlop._stubs.cri import api_pb2 as api
-from orlop.cri import answers, containers, requests
+from orlop.cri import answers, containers, profiles, requests
 from orlop.cri.details import sandbox_info
 from orlop.cri.node import Node
 from orlop.engine.records import Container
@@ -28,7 +28,10 @@ async def run(node: Node, request: api.RunPodSandboxRequest) -> api.RunPodSandbo
             started.client.close()
 
     started = await node.flights.join(
-        config.name, request.SerializeToString(deterministic=True), lambda: node.engine.pods.run(config), undo
+        config.name,
+        request.SerializeToString(deterministic=True),
+        lambda: node.engine.pods.run(profiles.resolved(config)),
+        undo,
     )
     node.exits.watch(started.container, started.client)
     return api.RunPodSandboxResponse(pod_sandbox_id=started.container.id)

@@ -6,13 +6,12 @@ import posixpath
 from collections.abc import Iterable, Sequence
 
 from orlop._stubs.cri import api_pb2 as api
-from orlop.cri import userns
+from orlop.cri import mounts, security, userns
 from orlop.engine.config import (
     ContainerConfig,
     DeviceRequest,
     Limits,
     LogConfig,
-    MountRequest,
     NetworkRequest,
     PodRequest,
     PortBinding,
@@ -21,11 +20,6 @@ from orlop.spec.errors import InvalidArgument, Unimplemented
 
 HANDLER = "orlop"
 SHM_SIZE = 64 << 20
-_PROPAGATION = {
-    api.PROPAGATION_PRIVATE: "rprivate",
-    api.PROPAGATION_HOST_TO_CONTAINER: "rslave",
-    api.PROPAGATION_BIDIRECTIONAL: "rshared",
-}
 _PROTOCOLS = {api.TCP: "tcp", api.UDP: "udp"}
 _SANDBOX_USER = 65535
 _LONGEST = 253  # of a name, as Kubernetes has them
@@ -60,21 +54,22 @@ def sandbox(request: api.RunPodSandboxRequest, network: str) -> ContainerConfig:
     if not request.HasField("config") or not config.HasField("metadata"):
         raise InvalidArgument("config.metadata is missing")
     name = sandbox_name(config.metadata)
-    security = config.linux.security_context
-    options = security.namespace_options
+    context = config.linux.security_context
+    options = context.namespace_options
     if config.HasField("windows"):
         raise InvalidArgument("config.windows: this is no Windows node")
     host_network = _shared_with_node(options.network, "network", (api.POD, api.NODE))
     host_ipc = _shared_with_node(options.ipc, "ipc", (api.POD, api.NODE))
     host_pid = _shared_with_node(options.pid, "pid", (api.POD, api.CONTAINER, api.NODE))
     id_maps = userns.of_sandbox(options)
+    profiles = security.profiles(context)
     hostname = "" if host_network else config.hostname
     return ContainerConfig(
         image="",
         name=name,
         hostname=hostname,
-        user=_user(security) or userns.sandbox_user(id_maps, _SANDBOX_USER),
-        groups=_groups(security.supplemental_groups),
+        user=_user(context) or userns.sandbox_user(id_maps, _SANDBOX_USER),
+        groups=_groups(context.supplemental_groups),
         labels=dict(config.labels),
         annotations=_annotations(config, "sandbox", ""),
         network=NetworkRequest(
@@ -89,14 +84,23 @@ def sandbox(request: api.RunPodSandboxRequest, network: str) -> ContainerConfig:
         uts_mode="host" if host_network else "",
         limits=Limits(oom_score_adj=-998, shm_size=SHM_SIZE),
         cap_drop=("ALL",),
-        security_opt=("no-new-privileges",),
+        security_opt=("no-new-privileges", *_sandbox_seccomp(profiles)),
         sysctls=dict(config.linux.sysctls),
         cgroup_parent=config.linux.cgroup_parent,
         log=LogConfig(driver="none"),
         pod=PodRequest(
-            message=request.SerializeToString(deterministic=True), handler=request.runtime_handler, id_maps=id_maps
+            message=request.SerializeToString(deterministic=True),
+            handler=request.runtime_handler,
+            id_maps=id_maps,
+            apparmor=profiles.apparmor,
+            selinux=profiles.selinux,
         ),
     )
+
+
+def _sandbox_seccomp(asked: security.Profiles) -> tuple[str, ...]:
+    """Its process needs no more than the default profile lets pass."""
+    return (f"seccomp={asked.seccomp}",) if asked.seccomp not in ("", "default") else ()
 
 
 def _shared_with_node(mode: int, kind: str, allowed: tuple[int, ...]) -> bool:
@@ -151,11 +155,16 @@ def container(
         raise InvalidArgument("config.image.image is missing")
     if config.HasField("windows"):
         raise InvalidArgument("config.windows: this is no Windows node")
-    security = config.linux.security_context
+    context = config.linux.security_context
+    profiles = security.profiles(context)
     pod_security = pod.config.linux.security_context
-    options = security.namespace_options
-    if security.privileged and not pod_security.privileged:
+    options = context.namespace_options
+    if context.privileged and not pod_security.privileged:
         raise InvalidArgument("config.linux.security_context.privileged: the pod sandbox was not made for it")
+    for kind, allowed in (("pid", api.NamespaceMode.values()), ("ipc", (api.POD, api.NODE))):
+        _shared_with_node(getattr(options, kind), kind, tuple(allowed))
+    if context.supplemental_groups_policy not in api.SupplementalGroupsPolicy.values():
+        raise InvalidArgument(f"supplemental_groups_policy: {context.supplemental_groups_policy} is not known")
     id_maps = userns.of_container(options, userns.of_sandbox(pod_security.namespace_options))
     shared = f"container:{sandbox_id}"
     host_network = pod_security.namespace_options.network == api.NODE
@@ -166,8 +175,8 @@ def container(
         entrypoint=tuple(config.command) or None,
         env=_environment(config.envs),
         working_dir=config.working_dir,
-        user=_user(security),
-        groups=_groups(security.supplemental_groups),
+        user=_user(context),
+        groups=_groups(context.supplemental_groups),
         labels=dict(config.labels),
         annotations=_annotations(pod.config, "container", sandbox_id)
         | {"io.kubernetes.cri.container-name": config.metadata.name},
@@ -175,14 +184,14 @@ def container(
         open_stdin=config.stdin,
         stdin_once=config.stdin_once,
         stop_signal=_stop_signal(config.stop_signal),
-        mounts=tuple(_mount(mount, f"config.mounts[{index}]") for index, mount in enumerate(config.mounts)),
+        mounts=tuple(mounts.mount(mount, f"config.mounts[{index}]") for index, mount in enumerate(config.mounts)),
         network=NetworkRequest(mode="host" if host_network else shared),
         limits=limits(config),
-        cap_add=tuple(security.capabilities.add_capabilities),
-        cap_drop=tuple(security.capabilities.drop_capabilities),
-        security_opt=_security(security),
-        privileged=security.privileged,
-        read_only=security.readonly_rootfs,
+        cap_add=tuple(context.capabilities.add_capabilities),
+        cap_drop=tuple(context.capabilities.drop_capabilities),
+        security_opt=_security(profiles, context.privileged, context.no_new_privs),
+        privileged=context.privileged,
+        read_only=context.readonly_rootfs,
         pid_mode=_pid_mode(options.pid, shared, target_pid_mode),
         ipc_mode="host" if options.ipc == api.NODE else shared,
         uts_mode="host" if host_network else shared,
@@ -192,13 +201,15 @@ def container(
             sandbox=sandbox_id,
             message=request.SerializeToString(deterministic=True),
             handler=pod.runtime_handler,
-            ambient=tuple(security.capabilities.add_ambient_capabilities),
-            masked_paths=tuple(security.masked_paths),
-            readonly_paths=tuple(security.readonly_paths),
-            strict_groups=security.supplemental_groups_policy == api.Strict,
+            ambient=tuple(context.capabilities.add_ambient_capabilities),
+            masked_paths=tuple(context.masked_paths),
+            readonly_paths=tuple(context.readonly_paths),
+            strict_groups=context.supplemental_groups_policy == api.Strict,
             hugepages={limit.page_size: limit.limit for limit in config.linux.resources.hugepage_limits},
             unified=dict(config.linux.resources.unified),
             id_maps=id_maps,
+            apparmor=profiles.apparmor,
+            selinux=profiles.selinux,
         ),
     )
 
@@ -206,10 +217,16 @@ def container(
 def _environment(envs: Iterable[api.KeyValue]) -> tuple[str, ...]:
     result = []
     for index, pair in enumerate(envs):
+        where = f"config.envs[{index}] ({pair.key[:64]!r})"
+        if not pair.key or "=" in pair.key or "\0" in pair.key:
+            raise InvalidArgument(f"{where}: not a name of a variable")
         try:
-            result.append(f"{pair.key}={pair.value.decode()}")
-        except UnicodeDecodeError:
-            raise InvalidArgument(f"config.envs[{index}].value: not UTF-8") from None
+            value = pair.value.decode()
+        except UnicodeDecodeError:  # others put U+FFFD in place of it, and the program gets what nobody has written
+            raise InvalidArgument(f"{where}: not UTF-8, which a container's configuration can't hold") from None
+        if "\0" in value:
+            raise InvalidArgument(f"{where}: has a NUL in it")
+        result.append(f"{pair.key}={value}")
     return tuple(result)
 
 
@@ -243,35 +260,6 @@ def _stop_signal(signal: int) -> str:
     return name.replace("RTMAXMINUS", "RTMAX-").replace("RTMINPLUS", "RTMIN+")
 
 
-def _mount(mount: api.Mount, where: str) -> MountRequest:
-    if not mount.container_path.startswith("/"):
-        raise InvalidArgument(f"{where}.container_path {mount.container_path[:64]!r}: not an absolute path")
-    if mount.recursive_read_only and (not mount.readonly or mount.propagation != api.PROPAGATION_PRIVATE):
-        raise InvalidArgument(f"{where}.recursive_read_only: needs readonly and private propagation")
-    if mount.HasField("image") and mount.image.image:
-        if mount.host_path:
-            raise InvalidArgument(f"{where}: has both an image and a host_path")
-        if not mount.readonly:
-            raise InvalidArgument(f"{where}.readonly: an image is mounted read-only")
-        return MountRequest(
-            type="image", target=mount.container_path, source=mount.image.image, subpath=mount.image_sub_path
-        )
-    if mount.mount_options:
-        raise Unimplemented(f"{where}.mount_options: not supported")
-    if mount.propagation not in _PROPAGATION:
-        raise InvalidArgument(f"{where}.propagation: {mount.propagation} is not known")
-    return MountRequest(
-        type="bind",
-        source=posixpath.normpath(mount.host_path) if mount.host_path else "",
-        target=mount.container_path,
-        read_only=mount.readonly,
-        read_only_recursive=mount.recursive_read_only,
-        propagation=_PROPAGATION[mount.propagation],
-        id_maps=userns.of_mount(mount, where),
-        create_source=True,
-    )
-
-
 def limits(config: api.ContainerConfig) -> Limits:
     resources = config.linux.resources
     return Limits(
@@ -291,36 +279,14 @@ def limits(config: api.ContainerConfig) -> Limits:
     )
 
 
-def _security(security: api.LinuxContainerSecurityContext) -> tuple[str, ...]:
-    found = ["no-new-privileges"] if security.no_new_privs else []
-    kind = profile(security)
-    if security.privileged or kind == "unconfined":
+def _security(asked: security.Profiles, privileged: bool, no_new_privileges: bool) -> tuple[str, ...]:
+    """A container that names no seccomp profile has none, as kubelet means it."""
+    found = ["no-new-privileges"] if no_new_privileges else []
+    if privileged or asked.seccomp in ("", "unconfined"):
         found.append("seccomp=unconfined")
-    elif kind:
-        found.append(f"seccomp={kind}")
+    elif asked.seccomp != "default":
+        found.append(f"seccomp={asked.seccomp}")
     return tuple(found)
-
-
-def profile(security: api.LinuxContainerSecurityContext) -> str:
-    """Empty for the runtime's own profile, `unconfined`, or `localhost:PATH`, which the caller reads."""
-    if not security.HasField("seccomp"):
-        return _old_profile(security.seccomp_profile_path)
-    chosen = security.seccomp
-    if chosen.profile_type == api.SecurityProfile.Unconfined:
-        return "unconfined"
-    if chosen.profile_type == api.SecurityProfile.Localhost:
-        return f"localhost:{chosen.localhost_ref}"
-    return ""
-
-
-def _old_profile(text: str) -> str:
-    if text in ("runtime/default", "docker/default"):
-        return ""
-    if text.startswith("localhost/"):
-        return f"localhost:{text.removeprefix('localhost/')}"
-    if text in ("", "unconfined"):
-        return "unconfined"
-    raise InvalidArgument(f"seccomp_profile_path {text[:64]!r}: not a profile")
 
 
 def _pid_mode(mode: int, shared: str, target: str) -> str:

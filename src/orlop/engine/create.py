@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from orlop.engine import image_mounts, lifecycle, locks
+from orlop.engine import image_mounts, lifecycle, locks, propagation
 from orlop.engine.config import ContainerConfig, MountRequest
 from orlop.engine.names import random_id, random_name
 from orlop.engine.oci import validate
@@ -139,11 +139,13 @@ def _volume(engine: Engine, identifier: str, request: MountRequest, root: int) -
 
 def _check_bind(request: MountRequest) -> None:
     if os.path.exists(request.source):
+        propagation.check(request)
         return
     if not request.create_source:
         raise InvalidArgument(f"invalid mount config for type bind: bind source path does not exist: {request.source}")
     with os_errors("make bind source"):
         os.makedirs(request.source, mode=0o755, exist_ok=True)
+    propagation.check(request)
 
 
 def _clean(target: str) -> str:

@@ -62,4 +62,5 @@ def _linux(config: ContainerConfig, facts: ContainerFacts, held: tuple[str, ...]
         rootfs_propagation=rootfs_propagation(config),
         masked_paths=oci_security.masked_paths(config, facts),
         readonly_paths=oci_security.readonly_paths(config),
+        mount_label=oci_security.mount_label(config),
     )

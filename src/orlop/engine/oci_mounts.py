@@ -14,7 +14,8 @@ from orlop.engine.config import ContainerConfig, MountRequest
 from orlop.engine.oci_facts import ContainerFacts
 from orlop.engine.oci_process import INIT_TARGET, uses_init
 from orlop.engine.oci_users import id_mappings, mappings
-from orlop.spec.errors import InvalidArgument
+from orlop.runtime.mount_options import ATTRIBUTES, RECURSIVE
+from orlop.spec.errors import FailedPrecondition, InvalidArgument
 from orlop.spec.runtime import Mount
 
 _PROPAGATIONS = frozenset(
@@ -39,6 +40,7 @@ _FLAG_GROUP = {name: group for group in _EXCLUSIVE for name in group}
 _TMPFS_KEYS = frozenset({"size", "mode", "uid", "gid", "nr_inodes", "nr_blocks", "mpol", "huge"})
 # stays writable with --read-only: the kernel's, or in memory
 _ALWAYS_WRITABLE = frozenset({"/proc", "/dev", "/dev/pts", "/dev/shm", "/dev/mqueue"})
+BIND_FLAGS = (ATTRIBUTES.keys() | RECURSIVE.keys()) - {"ro", "rw", "rro", "rrw"}
 _RECURSIVE_READ_ONLY = (5, 12)  # mount_setattr(2)
 
 
@@ -161,7 +163,8 @@ def _requested(request: MountRequest, facts: ContainerFacts, config: ContainerCo
         source = facts.images.get(request.target)
         if not source:
             raise InvalidArgument(f"mounts: no image stands ready for {target}")
-        return Mount(destination=target, type="bind", source=source, options=("rbind", "rprivate", "ro"))
+        options = ("rbind", "rprivate", "ro", *bind_flags(request))
+        return Mount(destination=target, type="bind", source=source, options=options)
     if request.type != "volume":
         raise InvalidArgument(f"mount type unknown: {request.type[:32]!r}")
     source = facts.volumes.get(request.target) or facts.volumes.get(target)
@@ -191,8 +194,18 @@ def _bind_options(request: MountRequest, facts: ContainerFacts) -> tuple[str, ..
         recursive = request.read_only_recursive
         if recursive is None:
             recursive = request.recursive and facts.kernel >= _RECURSIVE_READ_ONLY
+        if recursive and facts.kernel < _RECURSIVE_READ_ONLY:
+            raise FailedPrecondition(f"mount {request.target[:128]}: recursive read-only needs Linux 5.12")
         options.append("rro" if recursive else "ro")
-    return tuple(options)
+    return (*options, *bind_flags(request))
+
+
+def bind_flags(request: MountRequest) -> tuple[str, ...]:
+    """Further options of a bind mount: flags that a mount has of its own, alone or with all beneath it."""
+    for option in request.options:
+        if option not in BIND_FLAGS:
+            raise InvalidArgument(f"mount {request.target[:128]}: option {option[:32]!r} is not one of a bind mount")
+    return request.options
 
 
 def tmpfs_options(request: MountRequest) -> tuple[str, ...]:

@@ -38,6 +38,8 @@ def process(config: ContainerConfig, image: ContainerDefaults, facts: ContainerF
         rlimits=tuple(rlimit(limit) for limit in config.limits.ulimits),
         no_new_privileges=oci_security.options(config).no_new_privileges,
         oom_score_adj=config.limits.oom_score_adj,
+        apparmor_profile=config.pod.apparmor if config.pod is not None else "",
+        selinux_label=config.pod.selinux if config.pod is not None else "",
     )
 
 

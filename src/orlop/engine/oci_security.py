@@ -104,3 +104,11 @@ def readonly_paths(config: ContainerConfig) -> tuple[str, ...]:
     if config.pod is not None and config.pod.readonly_paths is not None:
         return () if config.privileged else config.pod.readonly_paths
     return () if config.privileged or options(config).system_paths_unconfined else READONLY_PATHS
+
+
+def mount_label(config: ContainerConfig) -> str:
+    """The label of files in the container's own mounts, which its process may work on: of its user and level."""
+    if config.pod is None or not config.pod.selinux:
+        return ""
+    user, _, __, level = config.pod.selinux.split(":", 3)
+    return f"{user}:object_r:container_file_t:{level}"

@@ -6,7 +6,7 @@ import re
 
 from orlop.engine import oci_security
 from orlop.engine.config import ContainerConfig, MountRequest, RestartPolicy
-from orlop.engine.oci_mounts import check_propagation, target_of, tmpfs_options
+from orlop.engine.oci_mounts import bind_flags, check_propagation, target_of, tmpfs_options
 from orlop.engine.oci_namespaces import own_network, sysctls
 from orlop.engine.oci_process import environment, rlimit, working_directory
 from orlop.engine.oci_resources import check_limits
@@ -181,8 +181,12 @@ def _check_mount(request: MountRequest) -> None:
         if request.size is not None and request.size < 0:
             raise InvalidArgument(f"{what}: invalid size {request.size}")
         tmpfs_options(request)
-    elif request.size is not None or request.mode is not None or request.options:
-        raise InvalidArgument(f"{what}: size, mode and options are for a tmpfs")
+    elif request.type in ("bind", "image"):
+        bind_flags(request)
+    elif request.options:
+        raise InvalidArgument(f"{what}: options are for a tmpfs or a bind mount")
+    if request.type != "tmpfs" and (request.size is not None or request.mode is not None):
+        raise InvalidArgument(f"{what}: size and mode are for a tmpfs")
     if request.type != "bind" and request.propagation:
         raise InvalidArgument(f"{what}: propagation is for a bind mount")
     check_propagation(request.propagation)

@@ -178,3 +178,15 @@ def test_the_sandbox_process_is_small(client: Client, daemon: Daemon) -> None:
     assert Path(f"/proc/{process}/comm").read_text() == "pause\n"
     assert os.stat(daemon.state / "pause/pause").st_size < 200_000
     client.RemovePodSandbox(pod_sandbox_id=pod)
+
+
+def test_the_bridge_stays_while_the_daemon_does(client: Client, daemon: Daemon) -> None:
+    pod = client.RunPodSandbox(config=pod_config()).pod_sandbox_id
+    client.RemovePodSandbox(pod_sandbox_id=pod)
+    engine = daemon.engine()
+    device = Path("/sys/class/net") / engine.networks.inspect("bridge").device
+    engine.close()
+    assert device.exists()
+    daemon.end()
+    assert not device.exists()
+    daemon.start()

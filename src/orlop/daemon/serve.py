@@ -61,6 +61,7 @@ async def _serve(config: Config) -> int:
     warm = asyncio.create_task(_keep_warm(config)) if config.runtime.warm else None
     try:
         await _recover(node)
+        engine.networks.keep()
         await node.serve_streams(Sessions(node))
         serving = await server.start(node, config.cri.socket)
         log.info("serving the Container Runtime Interface on %s", config.cri.socket)
@@ -77,6 +78,7 @@ async def _serve(config: Config) -> int:
             with contextlib.suppress(asyncio.CancelledError):
                 await warm
         node.close()
+        engine.networks.sweep()
         engine.close()
     return 0
 

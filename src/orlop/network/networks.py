@@ -56,6 +56,7 @@ class Networks:
         self._database = database
         self._state = State(Path(directory), Path(state))
         self._nft = Nft()  # used under the lock alone
+        self._keeps = False
         self._cni_config, self._cni_plugins = cni_config, cni_plugins
         self.names = plan.names_for(str(Path(directory).absolute()))
 
@@ -137,6 +138,18 @@ class Networks:
     def attachments(self, network: str = "") -> tuple[Attachment, ...]:
         """Who is attached, to one network or to any."""
         return tuple(a for a in self._state.all() if network in ("", a.network))
+
+    def keep(self) -> None:
+        """Leave devices and rules of networks there from now on when their last container goes: a daemon's next one
+        comes soon, and to make a bridge takes longer than to join one. `sweep` is for its end."""
+        self._keeps = True
+
+    def sweep(self) -> None:
+        """Withdraw the devices and rules of networks that nobody uses."""
+        self._keeps = False
+        with self._state.lock(), Netlink() as host:
+            for network in self._records():
+                self._withdraw(host, network)
 
     # networks
 
@@ -270,6 +283,8 @@ class Networks:
 
     def _used(self, network: str, without: str = "") -> tuple[bool, bool]:
         """Whether anybody, one owner left out, is in this network, and whether anybody is in any."""
+        if self._keeps:
+            return True, True
         found = any(other.network == network for other in self._state.others(without))
         return found, found or any(True for _ in self._state.others(without))
 

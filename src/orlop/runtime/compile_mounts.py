@@ -514,12 +514,19 @@ def cgroup_steps(
 
 def _hierarchy(item: Prepared, slots: Layout, target: str, hierarchy: Hierarchy, namespaced: bool) -> Iterator[Step]:
     origin, root = f"{item.origin} {hierarchy.name}".rstrip(), slots.root
+    attributes = sum(bit for flag, bit in _ATTR_OF_FLAG.items() if item.options.flags & flag)
+    if namespaced and hierarchy.type == "cgroup2":
+        # mount(2) refuses (EBUSY) to mount it on itself, as where /sys is bound recursively
+        yield Step(Fsopen(slots.file, hierarchy.type), origin)
+        yield Step(Fsconfig(slots.file, _FSCONFIG_CREATE, "", ""), origin)
+        yield Step(Fsmount(slots.tree, slots.file, attributes), origin)
+        yield Step(MoveMount(slots.tree, root, target), origin)
+        return
     if namespaced:
         yield Step(Mount("cgroup", root, target, hierarchy.type, item.options.flags, hierarchy.data), origin)
         return
     yield Step(OpenTree(slots.tree, NONE, hierarchy.directory, OPEN_TREE_CLONE | AT_RECURSIVE), origin)
     yield Step(MoveMount(slots.tree, root, target), origin)
-    attributes = sum(bit for flag, bit in _ATTR_OF_FLAG.items() if item.options.flags & flag)
     yield Step(MountSetattr(slots.tree, AT_EMPTY_PATH, attributes, 0, 0, NONE), origin)
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orlop.cgroups.facts import Group, group_path, parse_mountinfo, unified_mount
+from orlop.cgroups.facts import CgroupHost, Group, group_path, parse_mountinfo, unified_mount, without
 from orlop.spec.errors import FailedPrecondition, InvalidArgument
 
 V1 = """\
@@ -87,3 +87,27 @@ def test_group_paths(given_path: str, want: str) -> None:
 def test_bad_group_paths_are_refused_by_field(bad: str) -> None:
     with pytest.raises(InvalidArgument, match=r"^linux\.cgroupsPath: "):
         group_path(bad, "c1")
+
+
+# --- for who has no rights to all of it
+
+
+def test_without_a_v1_hierarchy_its_controllers_are_withheld() -> None:
+    mounts = {"cpu": "/cg/cpu", "cpuacct": "/cg/cpu", "memory": "/cg/memory", "devices": "/cg/devices"}
+    host = CgroupHost(mode="hybrid", mounts=mounts, unified="/cg/unified", controllers=frozenset(mounts))
+    found = without(host, frozenset({"/cg/cpu", "/cg/unified"}))
+    assert (found.mounts, found.unified) == ({"memory": "/cg/memory", "devices": "/cg/devices"}, "")
+    assert found.controllers == {"memory"}
+    assert found.withheld == {"cpu", "cpuacct", "devices"}
+    assert without(host, frozenset(), device_rules=True) == host
+    assert "devices" in without(host, frozenset()).withheld
+
+
+def test_without_v2_there_is_nothing_and_with_it_all_but_device_rules() -> None:
+    held = frozenset({"memory", "pids", "devices", "freezer", "unified"})
+    host = CgroupHost(mode="v2", mounts={}, unified="/cg", controllers=held)
+    denied = without(host, frozenset({"/cg"}))
+    assert (denied.unified, denied.controllers, denied.withheld) == ("", frozenset(), held)
+    allowed = without(host, frozenset())
+    assert (allowed.unified, allowed.controllers, allowed.withheld) == ("/cg", held - {"devices"}, {"devices"})
+    assert without(host, frozenset(), device_rules=True) == host

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from tests.harness import wait_for
+from tests.rootless.ids import COUNT, FIRST, GID, UID
 
 SOURCE = Path(__file__).parents[2] / "src"
-UID = GID = 12345
-FIRST, COUNT = 300000, 65536  # subordinate ids
 APPLETS = "sh ls cat echo id stat readlink sleep mount true touch hostname grep tty stty mkdir test kill ulimit".split()
 ACCOUNTS = {
     "passwd": f"root:x:0:0::/root:/bin/sh\nord:x:{UID}:{GID}::/:/bin/sh\n",
@@ -27,6 +29,9 @@ ACCOUNTS = {
     "subuid": f"ord:{FIRST}:{COUNT}\n",
     "subgid": f"ord:{FIRST}:{COUNT}\n",
 }
+
+
+Kind = TypeVar("Kind", bound="User")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -45,14 +50,17 @@ def program() -> Iterator[Path]:
     assert found.submodule_search_locations
     shutil.copytree(SOURCE / "orlop", directory / "orlop", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(found.submodule_search_locations[0], directory / "msgspec")
-    yield directory
-    shutil.rmtree(directory)
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory)
 
 
 class User:
-    """The user with the id 12345: its own runtime directory, a bundle, and the command line."""
+    """The user with the id UID: its own runtime directory, a bundle, and the command line."""
 
     def __init__(self, directory: Path, program: Path) -> None:
+        directory.chmod(0o755)
         self.directory = directory
         self.program = program
         self.bundle = directory / "bundle"
@@ -183,30 +191,49 @@ class User:
 
 @pytest.fixture
 def user(program: Path) -> Iterator[User]:
-    """Of a test nothing is left: no container, process, mount or group."""
-    directory = Path(tempfile.mkdtemp(prefix="orlop-user-"))
-    directory.chmod(0o755)
-    found = User(directory, program)
-    yield found
-    for identifier in found.identifiers():
-        found("delete", "--force", identifier)
-    state = found.runtime_directory / "orlop-runtime"
-    assert not state.exists() or set(os.listdir(state)) <= {".seccomp"}
-    assert str(directory) not in Path("/proc/self/mountinfo").read_text()
-    wait_for(lambda: not _processes(), "the end of all processes")
-    # os.walk passes over groups that somebody else removes meanwhile
-    assert not [path for path, _, _ in os.walk("/sys/fs/cgroup") if found.prefix in os.path.basename(path)]
-    shutil.rmtree(directory)
+    with a_user(program, User) as found:
+        yield found
 
 
-def _processes() -> list[str]:
-    """Those of the user and of the subordinate ids."""
+@contextmanager
+def a_user(program: Path, kind: type[Kind], spared: Container[int] = ()) -> Iterator[Kind]:
+    """Of a test nothing is left: no container, process (but the `spared`), mount or group. What a test that failed has
+    left is removed."""
+    found = kind(Path(tempfile.mkdtemp(prefix="orlop-user-")), program)
+    directory = found.directory
+    try:
+        yield found
+        for identifier in found.identifiers():
+            found("delete", "--force", identifier)
+        state = found.runtime_directory / "orlop-runtime"
+        assert not state.exists() or set(os.listdir(state)) <= {".seccomp"}
+        assert str(directory) not in Path("/proc/self/mountinfo").read_text()
+        wait_for(lambda: not _left(spared), "the end of all processes")
+        assert not _groups(found.prefix)
+    finally:
+        for pid in _left(spared):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        wait_for(lambda: not _left(spared), "the end of what was killed")
+        for path in reversed(_groups(found.prefix)):
+            with contextlib.suppress(OSError):
+                os.rmdir(path)
+        shutil.rmtree(directory)
+
+
+def _groups(prefix: str) -> list[str]:
+    """Control groups with the prefix in their names, and those below; os.walk passes over what others remove."""
+    return [path for path, _, _ in os.walk("/sys/fs/cgroup") if prefix in path]
+
+
+def _left(spared: Container[int]) -> list[int]:
+    """Processes of the user and of the subordinate ids, beside those that are spared."""
     found = []
     for path in Path("/proc").iterdir():
         try:
-            owner = path.stat().st_uid if path.name.isdigit() else 0
-            if owner == UID or FIRST <= owner < FIRST + COUNT:
-                found += filter(None, [path.joinpath("cmdline").read_text()])  # a zombie has none
+            owner = path.stat().st_uid if path.name.isdigit() and int(path.name) not in spared else 0
+            if (owner == UID or FIRST <= owner < FIRST + COUNT) and path.joinpath("cmdline").read_bytes():
+                found.append(int(path.name))  # a zombie has no command line
         except (FileNotFoundError, ProcessLookupError):
             continue
     return found

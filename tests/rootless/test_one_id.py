@@ -162,7 +162,7 @@ def test_the_state_of_another_user_is_refused(user: User) -> None:
     [
         (
             {"linux__namespaces": [{"type": "mount"}, {"type": "uts"}]},
-            "linux.namespaces: the user 12345 has no rights of root",
+            f"linux.namespaces: the user {UID} has no rights of root",
         ),
         ({"process__user": {"uid": 1, "gid": 0}}, "process.user.uid: 1 is not mapped in linux.uidMappings"),
         ({"process__user": {"uid": 0, "gid": 7}}, "process.user.gid: 7 is not mapped in linux.gidMappings"),

@@ -6,7 +6,8 @@
  * daemon from serving, this process becomes the program `orlop-runtime-cold` beside its own file, with the same
  * arguments, before anything has happened.
  *
- * Socket: SOCK_SEQPACKET, little-endian words, see src/orlop/wire/front.py. The peer must be root. */
+ * Socket: SOCK_SEQPACKET, little-endian words, see src/orlop/wire/front.py. The peer must be the same user: of root's
+ * own, and of a user the one in that user's $XDG_RUNTIME_DIR. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -26,7 +27,8 @@
 #include <unistd.h>
 
 #define PROTOCOL 0x4f524c31u /* "1LRO"; another number whenever a message changes */
-#define SOCKET "/run/orlop/runtime.sock"
+#define DIRECTORY "/run" /* root's; users have their own in $XDG_RUNTIME_DIR */
+#define SOCKET "/orlop/runtime.sock"
 #define COLD_PROGRAM "orlop-runtime-cold"
 #define PATIENCE 3000 /* milliseconds for a daemon to take the command */
 #define MOST_FDS 80
@@ -73,17 +75,18 @@ static int far(int fd) {
 }
 
 static int open_socket(void) {
-  const char *path = getenv("ORLOP_RUNTIME_SOCKET");
+  const char *path = getenv("ORLOP_RUNTIME_SOCKET"), *directory = geteuid() ? getenv("XDG_RUNTIME_DIR") : DIRECTORY;
   struct sockaddr_un address = {.sun_family = AF_UNIX};
   struct ucred peer;
   socklen_t size = sizeof peer;
-  if (!path) path = SOCKET;
-  if (!*path || strlen(path) >= sizeof address.sun_path || geteuid()) return -1;
-  strcpy(address.sun_path, path);
+  int length = path ? snprintf(address.sun_path, sizeof address.sun_path, "%s", path)
+                    : snprintf(address.sun_path, sizeof address.sun_path, "%s" SOCKET, directory ? directory : "");
+  if (*address.sun_path != '/' || (size_t)length >= sizeof address.sun_path || (!path && !directory)) return -1;
   /* A full queue is an error at once: EAGAIN. */
   int fd = far(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   if (fd < 0) return -1;
-  if (connect(fd, (void *)&address, sizeof address) || getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) || peer.uid ||
+  if (connect(fd, (void *)&address, sizeof address) || getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) ||
+      peer.uid != geteuid() ||
       fcntl(fd, F_SETFL, 0)) {
     close(fd);
     return -1;

@@ -13,14 +13,16 @@ from orlop.cgroups.files import read
 from orlop.spec.errors import PermissionDenied
 
 
-def place(host: CgroupHost, cgroups_path: str, identifier: str, device_rules: bool) -> tuple[CgroupHost, str]:
+def place(
+    host: CgroupHost, cgroups_path: str, identifier: str, device_rules: bool, process: str = "self"
+) -> tuple[CgroupHost, str]:
     """The hierarchies in which this process may make the group of linux.cgroupsPath, and the group's path, which is
     empty where there are none. On v2, a path that does not start at the mount point starts at the delegated subtree.
-    `device_rules`: this process may set some.
+    `device_rules`: this process may set some. `process` is where its children start, a name in /proc.
 
     Raises PermissionDenied for a path that is named and can't be had.
     """
-    own = _own(host)
+    own = _own(process)
     path = group_path(cgroups_path, identifier, _delegated(host, own) if host.mode == "v2" else "")
     denied = frozenset(point for point in points(host) if not _may_make(point + path))
     if host.unified and not _may_enter(host.unified, own, path):
@@ -34,9 +36,9 @@ def place(host: CgroupHost, cgroups_path: str, identifier: str, device_rules: bo
     return without(host, denied, device_rules), "" if denied.issuperset(needed) else path
 
 
-def _own(host: CgroupHost) -> str:
-    """This process's v2 group; empty for the root, and `/..` for one outside of the control group namespace."""
-    line = next((line for line in read("/proc/self/cgroup").splitlines() if line.startswith("0::/")), "0::/")
+def _own(process: str) -> str:
+    """The process's v2 group; empty for the root, and `/..` for one outside of the control group namespace."""
+    line = next((line for line in read(f"/proc/{process}/cgroup").splitlines() if line.startswith("0::/")), "0::/")
     own = line.removeprefix("0::").rstrip("/")
     return "/.." if own.startswith("/..") or own.endswith(" (deleted)") else own
 

@@ -12,11 +12,21 @@ from pathlib import Path
 from orlop.spec.errors import AlreadyExists, InvalidArgument, from_os
 from orlop.sys.lock import lock_file
 
-PATH = "/run/orlop/runtime.sock"
+_NAME = "orlop/runtime.sock"
 _BACKLOG = 128
 _INHERITED = "ORLOP_SERVE_INHERITED"  # process id; numbers of socket and lock (-1: none); of each child, see `Child`
 
 Child = tuple[int, socket.socket, socket.socket | None]  # pid, the socket it gets orders by, its front end's connection
+
+
+def default_path() -> str:
+    """Where the front end looks: a place of root's, or of the user's own. Raises InvalidArgument without one."""
+    if os.geteuid() == 0:
+        return f"/run/{_NAME}"
+    own = os.environ.get("XDG_RUNTIME_DIR", "")
+    if not own.startswith("/"):
+        raise InvalidArgument("--socket: is needed where $XDG_RUNTIME_DIR is not set")
+    return f"{own}/{_NAME}"
 
 
 class Listener:
@@ -54,8 +64,8 @@ def _keep(fd: int) -> int:
 
 
 @contextmanager
-def listening(path: str = PATH) -> Iterator[Listener]:
-    """A socket that front ends connect to, root's alone; its file is removed at the end.
+def listening(path: str) -> Iterator[Listener]:
+    """A socket that front ends connect to, this user's alone; its file is removed at the end.
 
     The lock on `<path>.lock` tells whether a daemon is there: a socket without one is what a killed one has left.
     Raises AlreadyExists where one is.

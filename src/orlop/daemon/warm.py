@@ -41,8 +41,8 @@ def rehearse() -> None:
 
     options = parse(PROGRAM, GLOBAL, ["--root", "/", "run", "x"])
     parse(PROGRAM, import_module("orlop.cli.runtime_create").VERBS["run"][1], options.arguments[1:])
-    spec = parse_runtime_spec(document(default_spec())).value
     host = probe_host()
+    spec = parse_runtime_spec(document(default_spec(host.lesser, host.uid, host.gid))).value
     encode(plan_of(spec, "/", "x", host, "/nowhere"), 8)
     assert spec.process is not None
     encode(compile_exec(spec, spec.process, host, ExecRequest(id="x")), 8)

@@ -86,7 +86,7 @@ class Worker:
         pid, uid, _ = _CREDENTIALS.unpack(
             connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
         )
-        if uid != 0 or pid == 0 or not _tell(connection, pack(TAKEN, os.getpid(), PROTOCOL)):
+        if uid != os.geteuid() or pid == 0 or not _tell(connection, pack(TAKEN, os.getpid(), PROTOCOL)):
             return 0
         self._report(TAKES, connection.fileno())
         code = self._obey(connection, pid)

@@ -147,7 +147,7 @@ def place_of(
         return held, driver.placed(wanted, identifier, systemd)
     from orlop.cgroups.place import place
 
-    groups, path = place(host.cgroups, wanted, identifier, not host.lesser)
+    groups, path = place(host.cgroups, wanted, identifier, not host.lesser, children().parent)
     return groups, Place(path)
 
 

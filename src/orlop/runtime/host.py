@@ -109,7 +109,7 @@ def _rights() -> dict[str, object]:
         "effective": effective,
         "user_namespace": inside,
         "may_mount": bool(effective & 1 << capabilities.BITS["CAP_SYS_ADMIN"]) and owns_mounts(),
-        "own_groups": own_groups(_read("/proc/self/cgroup")),
+        "own_groups": own_groups(_read(f"/proc/{children().parent}/cgroup")),
         "setgroups": _read("/proc/self/setgroups").strip() != "deny",
         "id_helpers": {} if effective & 1 << capabilities.BITS["CAP_SETUID"] else id_helpers(),
     }

@@ -23,7 +23,7 @@ SYNTAX = Syntax(
 def main(options: Options, context: Context) -> int:
     """Until a signal, and then until the last call has ended."""
     if options.no_cri or os.geteuid() != 0:
-        return _runtime_alone(options)
+        return _runtime_alone(options, _socket(options))
     import msgspec
 
     from orlop.daemon.config import load
@@ -40,17 +40,32 @@ def main(options: Options, context: Context) -> int:
     daemon = replace(config.daemon, root=context.root or config.daemon.root, state=context.state or config.daemon.state)
     config = replace(config, runtime=runtime, cri=cri, daemon=daemon)
     if not config.cri.enabled:
-        return _runtime_alone(options, config.runtime.socket)
+        return _runtime_alone(options, runtime.socket)
     check()
     from orlop.daemon.serve import serve
 
     return serve(config)
 
 
-def _runtime_alone(options: Options, path: str = "") -> int:
-    from orlop.daemon.listen import PATH, listening
+def _socket(options: Options) -> str:
+    """Of the runtime, where nothing else is served: a configuration counts only if it is named."""
+    from orlop.daemon.listen import default_path
+    from orlop.spec.errors import InvalidArgument
+
+    if options.cri_socket:
+        who = "with --no-cri it is not" if options.no_cri else "to users other than root it is not"
+        raise InvalidArgument(f"--cri-socket: is where the Container Runtime Interface is served; {who}")
+    if options.config and not options.socket:
+        from orlop.daemon.config import load
+
+        return load(options.config).runtime.socket
+    return options.socket or default_path()
+
+
+def _runtime_alone(options: Options, path: str) -> int:
+    from orlop.daemon.listen import listening
     from orlop.daemon.zygote import Zygote
 
-    with listening(options.socket or path or PATH) as listener:
+    with listening(path) as listener:
         Zygote(listener).run()
     return 0

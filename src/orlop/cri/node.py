@@ -7,6 +7,7 @@ may block the loop.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -21,11 +22,11 @@ from orlop.cri.streaming.limits import Limits
 from orlop.cri.streaming.server import Server
 from orlop.engine import lifecycle, settle
 from orlop.engine.engine import Engine
-from orlop.engine.pods import is_sandbox
-from orlop.engine.records import Container
+from orlop.engine.records import Container, is_sandbox
 from orlop.spec import cancel
-from orlop.spec.errors import Unavailable
+from orlop.spec.errors import OrlopError, Unavailable
 
+log = logging.getLogger("orlop.cri")
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -119,9 +120,17 @@ class Node:
         for container in self.engine.containers.store.all():
             if self.exits.watches(container):
                 found.append(container)
-            elif (now := settle.settled(self.engine, container, gone_ok=True)) is not None:
+            elif (now := self._settled(container)) is not None:
                 found.append(now)
         return found
+
+    def _settled(self, container: Container) -> Container | None:
+        """One that can't be settled, as with a network plugin that fails, must not keep the others from being seen."""
+        try:
+            return settle.settled(self.engine, container, gone_ok=True)
+        except OrlopError as error:
+            log.warning("container %s: %s", container.id[:12], error)
+            return container
 
     def sandboxes(self) -> list[Container]:
         """Those of them that are sandboxes, made whole."""

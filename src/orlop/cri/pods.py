@@ -12,6 +12,7 @@ from orlop.cri.node import Node
 from orlop.engine.records import Container
 from orlop.engine.remove import remove as engine_remove
 from orlop.engine.start import Started
+from orlop.engine.steps import reached
 from orlop.spec.errors import InvalidArgument, NotFound
 
 CHUNK = 500  # objects in one answer of a stream
@@ -33,7 +34,11 @@ async def run(node: Node, request: api.RunPodSandboxRequest) -> api.RunPodSandbo
         lambda: node.engine.pods.run(profiles.resolved(config)),
         undo,
     )
-    node.exits.watch(started.container, started.client)
+    reached("exits.started")
+    if started.client is not None:
+        node.exits.watch(started.container, started.client)
+    else:  # it is there already
+        await node.exits.take_over(started.container)
     return api.RunPodSandboxResponse(pod_sandbox_id=started.container.id)
 
 

@@ -66,6 +66,8 @@ def start(
         container = _present(engine, container, now)
         if policy and (container.state != lifecycle.RESTARTING or container.record.stopped_by_user):
             raise Aborted(f"container {container.name} was stopped before it could be started again")
+        if container.config.pod is not None and container.state != lifecycle.CREATED:
+            raise FailedPrecondition(f"container {container.id[:12]} is {container.state}: it is started once")
         if container.running and not (attach or own):
             return Started(container=container)
         container = engine.containers.store.change(

@@ -93,11 +93,11 @@ def crash(daemon: Daemon, image: str, step: str) -> list[Worker]:
     for worker in workers:
         worker.start()
     assert daemon.process.wait(60) == -9, daemon.log.read_text()
+    daemon.process = None
     for worker in workers:
         worker.join(60)
         assert worker.error is not None
         assert worker.error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNKNOWN), worker.error
-    daemon.process = None
     return workers
 
 
@@ -153,8 +153,9 @@ def test_daemon_killed_at_a_step_under_load(daemon: Daemon, busybox: str, step: 
         try:
             workers = crash(daemon, busybox, step)
         finally:
-            if daemon.process is None or daemon.process.poll() is not None:
-                client = daemon.start()
+            if daemon.process is not None:
+                daemon.end()
+            client = daemon.start()
         check_pods(daemon, client)
         for worker in workers:
             can_be_had(client, worker.config)

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 
 from orlop._stubs.cri import api_pb2 as api
-from orlop.cri import answers, profiles, requests
+from orlop.cri import answers, cdi, cdi_files, profiles, requests
 from orlop.cri.details import container_info
 from orlop.cri.node import Node
 from orlop.engine import lifecycle
@@ -42,6 +42,8 @@ def _create(node: Node, request: api.CreateContainerRequest) -> tuple[Container,
     options = request.config.linux.security_context.namespace_options
     target = _target(node, options, sandbox.id) if options.pid == api.TARGET else ""
     config = requests.container(request, answers.pod_request(sandbox), sandbox.id, target)
+    if devices := cdi.wanted((device.name for device in request.config.CDI_devices), request.config.annotations):
+        config = cdi.inject(config, cdi_files.read().edits(devices))
     began = time.time()
     made = node.engine.pods.create_container(profiles.resolved(config, request.config.mounts))
     return made, made.created >= began

@@ -177,10 +177,16 @@ def release(engine: Engine, container: Container) -> Container:
         cgroups.remove(engine.cgroups, container.record.cgroup)
     _unmount_shm(engine, container)
     image_mounts.unmount(engine, container)
+    said = container.record.error
+    if container.record.cgroup and container.config.pod is not None and container.config.pod.hooks:
+        from orlop.engine import container_hooks
+
+        said = said or container_hooks.ended(engine, container)
     remove_tree(engine.paths.run(container.id))
     container = engine.containers.store.change(
         container.id,
         "",
+        error=said,
         cgroup="",
         attachment=container.record.attachment if kept else None,
         networked=kept is not None,

@@ -24,10 +24,14 @@ def read(path: str) -> str:
 
 
 def write_file(path: str, value: str) -> None:
-    """Write in one go, as control files want it."""
+    """Write in one go, as control files want it. Raises FileNotFoundError also where its group is removed meanwhile."""
     fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
         os.write(fd, value.encode() or b"\n")
+    except OSError as error:
+        if error.errno != errno.ENODEV or os.path.exists(path):  # a limit for a device that there is not, too
+            raise
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path) from None
     finally:
         os.close(fd)
 

@@ -101,6 +101,7 @@ async def remove(node: Node, request: api.RemoveContainerRequest) -> api.RemoveC
         if (container := _gone_is_fine(node, request.container_id)) is not None:
             with suppress(NotFound):
                 node.engine.containers.remove(container.id, force=True, volumes=True)
+            node.collector.after_removal()
 
     await node.call(work)
     return api.RemoveContainerResponse()

@@ -11,8 +11,12 @@ import logging
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any, ParamSpec, TypeVar
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
+from orlop.cri.blobs import Blobs
+from orlop.cri.collector import Collector
 from orlop.cri.exits import Exits
 from orlop.cri.flights import Flights
 from orlop.cri.samples import Samples
@@ -20,11 +24,15 @@ from orlop.cri.settings import Settings
 from orlop.cri.streaming.backend import Backend
 from orlop.cri.streaming.limits import Limits
 from orlop.cri.streaming.server import Server
+from orlop.distribution.hosts import Hosts
 from orlop.engine import lifecycle, settle
 from orlop.engine.engine import Engine
 from orlop.engine.records import Container, is_sandbox
 from orlop.spec import cancel
 from orlop.spec.errors import OrlopError, Unavailable
+
+if TYPE_CHECKING:
+    from orlop.distribution.client import Registry
 
 log = logging.getLogger("orlop.cri")
 P = ParamSpec("P")
@@ -43,8 +51,22 @@ class Node:
         self.exits = Exits(self)
         self.samples = Samples()
         self.flights = Flights(self)
+        self.blobs = Blobs(engine)
+        self.collector = Collector(engine)
         self._stream_server: Server | None = None
         self._sleepers: set[asyncio.Event] = set()
+
+    @property
+    def hosts(self) -> Hosts:
+        """How registries are spoken to."""
+        return Hosts(tuple(map(Path, self.settings.certs)))
+
+    @cached_property
+    def registry(self) -> Registry:
+        """The client for pulls with no credentials but the machine's; made for the first of them."""
+        from orlop.distribution.client import Registry
+
+        return Registry(self.hosts)
 
     @property
     def stream_server(self) -> Server:
@@ -146,6 +168,7 @@ class Node:
         self.exits.close()
         self._pool.shutdown()
         self._members.shutdown()
+        self.collector.close()
 
 
 def _undo(done: Future[T], undo: Callable[[T], object]) -> None:

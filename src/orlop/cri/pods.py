@@ -55,6 +55,7 @@ async def remove(node: Node, request: api.RemovePodSandboxRequest) -> api.Remove
     def work() -> None:
         if (sandbox := _gone_is_fine(node, request.pod_sandbox_id)) is not None:
             node.engine.pods.remove(sandbox, node.each)
+            node.collector.after_removal()
 
     await node.call(work)
     return api.RemovePodSandboxResponse()

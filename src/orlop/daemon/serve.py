@@ -90,6 +90,7 @@ def _settings(config: Config) -> Settings:
         streaming_port=cri.streaming_port,
         stream_idle_timeout=cri.stream_idle_timeout,
         pinned_images=cri.pinned_images,
+        certs=cri.certs,
         network=cri.network,
     )
 
@@ -101,6 +102,7 @@ async def _recover(node: Node) -> None:
         log.info("removed pod sandbox %s, which was half made or half removed", sandbox[:12])
     for error in errors:
         log.error("recovery: %s", error)
+    node.collector.begin()  # what a daemon before this one was about to collect
     count = await node.exits.adopt()
     if count:
         log.info("took over %d running containers", count)

@@ -102,7 +102,7 @@ async def _recover(node: Node) -> None:
         log.info("removed pod sandbox %s, which was half made or half removed", sandbox[:12])
     for error in errors:
         log.error("recovery: %s", error)
-    node.collector.begin()  # what a daemon before this one was about to collect
+    node.collector.keep()
     count = await node.exits.adopt()
     if count:
         log.info("took over %d running containers", count)

@@ -68,9 +68,16 @@ def test_the_last_of_many_quick_steps_is_seen_though_nothing_follows(tmp_path: P
     ("error", "text"), [(NotFound("no such thing"), "no such thing"), (KeyError("x"), "interrupted (KeyError)")]
 )
 def test_a_pull_that_fails_says_why(tmp_path: Path, error: Exception, text: str) -> None:
-    with pytest.raises(type(error)), recorded(tmp_path, "x", "default", nobody):
-        (pull,) = under_way(tmp_path)
-        raise error
+    found = []
+
+    def fail() -> None:
+        with recorded(tmp_path, "x", "default", nobody):
+            found.extend(under_way(tmp_path))
+            raise error
+
+    with pytest.raises(type(error)):
+        fail()
+    (pull,) = found
     assert pull.follow(nobody).error == text
     pull.close()
 

@@ -245,13 +245,19 @@ def test_one_pull_at_a_time_brings_the_layers_for_everyone(
     stall = Stall(50_000)
     source.faults.add(Fault("GET .*/blobs/.*", stall, skip=1, count=1))
     with ThreadPoolExecutor(9) as pool:
-        asked = [pool.submit(client.PullImage, image=spec(name), within=60) for _ in range(6)]
+        pods = [pod_config(), pod_config()]
+        asked = [
+            pool.submit(client.PullImage, image=spec(name), sandbox_config=pods[number % 2], within=60)
+            for number in range(6)
+        ]
         asked += [pool.submit(orlop, "pull", "-q", name) for _ in range(2)]
         assert stall.reached.wait(30)
         time.sleep(0.5)
         stall.go.set()
         done = [each.result() for each in asked]
     assert len({each.image_ref for each in done[:6]}) == 1
+    resolved = [seen for seen in source.seen if seen.target.endswith("/manifests/1")]
+    assert len(resolved) <= 3  # the calls to the daemon are one, whichever pods they are for; two commands
     orlop("rmi", name)
     fetched = Counter(seen.target for seen in source.seen if "/blobs/" in seen.target and seen.status == 200)
     stalled = [target for target, count in fetched.items() if count > 1]
@@ -265,7 +271,8 @@ def test_a_pull_that_fails_is_taken_over_by_who_waits_for_it(
     name = f"{source.address}/lab/redis:1"
     source.faults.add(Fault("GET .*/blobs/.*", Corrupt(), skip=1, count=1))
     with ThreadPoolExecutor(4) as pool:
-        asked = [pool.submit(client.PullImage, image=spec(name), within=60) for _ in range(4)]
+        given = [api.AuthConfig(username=f"user{number}", password="any") for number in range(4)]
+        asked = [pool.submit(client.PullImage, image=spec(name), auth=auth, within=60) for auth in given]
         errors = [each.exception() for each in asked]
     assert sum(error is not None for error in errors) <= 1
     assert client.ImageStatus(image=spec(name)).image.id

@@ -76,8 +76,14 @@ async def status(node: Node, request: api.ImageStatusRequest) -> api.ImageStatus
 async def pull(node: Node, request: api.PullImageRequest) -> api.PullImageResponse:
     if not request.image.image:
         raise InvalidArgument("image.image is missing")
-    image = await node.call(_pull, node, request)
+    # for whichever pod: the same image with the same credentials
+    same = api.PullImageRequest(image=request.image, auth=request.auth).SerializeToString(deterministic=True)
+    image = await node.flights.join(f"pull of {request.image.image}", same, lambda: _pull(node, request), _keep)
     return api.PullImageResponse(image_ref=image.id)
+
+
+def _keep(image: Image) -> None:
+    """An image that has come though nobody waits for it any more is as good as any."""
 
 
 def _pull(node: Node, request: api.PullImageRequest) -> Image:

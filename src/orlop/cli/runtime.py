@@ -33,6 +33,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "features": ("runtime_show", "show what this runtime can do"),
     "kill": ("runtime_manage", "send a signal to a container's first process"),
     "list": ("runtime_manage", "list containers"),
+    "mounts": ("runtime_mounts", "add mounts to a running container, or remove them"),
     "pause": ("runtime_manage", "suspend all processes of a container"),
     "plan": ("runtime_show", "show the operations that would create a bundle's container"),
     "ps": ("runtime_manage", "list the processes of a container"),

@@ -69,10 +69,11 @@ _ROOTLESS: dict[str, bool | None] = {"auto": None} | dict.fromkeys(_TRUE, True) 
 
 
 def default_root() -> str:
-    """Root's own directory, or one of the user's; root in a user namespace is by $USER who it was outside. Raises
-    InvalidArgument where there is none: any other place could be somebody else's."""
+    """Root's own directory, or one of the user's. Root in a user namespace is by $USER who it was outside; where that
+    is not set, as beneath Podman, its $XDG_RUNTIME_DIR counts. Raises InvalidArgument where there is none: any other
+    place could be somebody else's."""
     own = os.environ.get("XDG_RUNTIME_DIR", "")
-    if os.geteuid() == 0 and not (own and os.environ.get("USER", "root") != "root" and _in_user_namespace()):
+    if os.geteuid() == 0 and not (own and os.environ.get("USER") != "root" and _in_user_namespace()):
         return ROOT
     if not own.startswith("/"):
         raise InvalidArgument("--root: is needed where $XDG_RUNTIME_DIR is not set")

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -35,24 +35,30 @@ class Client:
 
 
 class Daemon:
-    """`orlop serve` with its own directories under `base`. `under` are words that start another program, as unshare."""
+    """`orlop serve` with its own directories under `base`."""
 
-    def __init__(self, base: Path, under: Sequence[str] = ()) -> None:
+    def __init__(self, base: Path) -> None:
         self.base = base
-        self.under = under
         self.socket = base / "cri.sock"
         self.root, self.state = base / "root", base / "state"
         self.config = base / "config.toml"
-        self.config.write_text("")
+        self.cni = base / "net.d"  # its own, so that the pods have the built-in bridge whatever the machine has
+        self.cni.mkdir(exist_ok=True)
+        self.configure("")
         self.log = base / "log"
         self.process: subprocess.Popen[bytes] | None = None
+        self.prefix: tuple[str, ...] = ()  # words before the command, as `unshare -n`
+
+    def configure(self, text: str, cri: str = "") -> None:
+        """The configuration file: tables, and further lines of `cri`'s."""
+        self.config.write_text(f"[cri]\ncni_config = '{self.cni}'\n{cri}\n{text}")
 
     def start(self, **environment: str) -> Client:
         words = ["--root", str(self.root), "--state", str(self.state), "serve", "--config", str(self.config)]
         words += ["--cri-socket", str(self.socket), "--socket", str(self.base / "runtime.sock")]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [*self.under, sys.executable, "-m", "orlop", *words], stderr=log, env=os.environ | environment
+                [*self.prefix, sys.executable, "-m", "orlop", *words], stderr=log, env=os.environ | environment
             )
         client = Client(self.socket)
         grpc.channel_ready_future(client.channel).result(30)
@@ -87,16 +93,19 @@ def container_config(image: str, *command: str, name: str = "main", **fields: An
 
 @pytest.fixture(scope="module")
 def daemon() -> Iterator[Daemon]:
-    with served() as found:
+    """A daemon with a store on a tmpfs. No container may be left when its tests are through."""
+    with serving() as found:
         yield found
 
 
 @contextmanager
-def served(*under: str) -> Iterator[Daemon]:
-    """A daemon with a store on a tmpfs. No container may be left when its tests are through."""
+def serving(*prefix: str, config: str = "", cri: str = "") -> Iterator[Daemon]:
+    """A daemon with a store on a tmpfs, started with `prefix` before its command. No container may be left."""
     base = Path("/dev/shm") / f"orlop-cri-{os.getpid()}-{uuid.uuid4().hex[:6]}"
     base.mkdir()
-    found = Daemon(base, under)
+    found = Daemon(base)
+    found.prefix = prefix
+    found.configure(config, cri)
     found.start()
     try:
         yield found
@@ -124,4 +133,4 @@ def busybox(client: Client, registry: str) -> str:
     return reference
 
 
-__all__ = ["Client", "Daemon", "container_config", "pod_config", "wait_for"]
+__all__ = ["Client", "Daemon", "container_config", "pod_config", "serving", "wait_for"]

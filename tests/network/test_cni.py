@@ -237,7 +237,7 @@ def test_failed_chain_leaves_no_trace(host: Host, tmp_path: Path) -> None:
     (config / "10-net.conflist").write_bytes(conflist({"type": "loopback"}, {"type": "no-such-plugin"}))
     networks = host.networks(cni_config=config, cni_plugins=[DEBIAN])
     box = host.box()
-    with pytest.raises(NotFound, match="cni plugin no-such-plugin: not in /usr/lib/cni"):
+    with pytest.raises(Unavailable, match="cni plugin no-such-plugin: not in /usr/lib/cni"):
         networks.attach("web", NetworkRequest(mode="net"), box.pid, box.netlink_fd)
     assert networks.leftovers(()) == ()
     assert str(tmp_path) not in Path("/proc/self/mountinfo").read_text()

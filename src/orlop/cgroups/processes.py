@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import signal
 import time
@@ -192,9 +191,8 @@ def _try_thaw(group: Group) -> None:
             write_file(f"{group.directory('freezer')}/freezer.state", "THAWED")
         elif group.host.unified:
             write_file(f"{group.directory('unified')}/cgroup.freeze", "0")
-    except OSError as error:
-        if error.errno not in (errno.ENOENT, errno.ENODEV):  # gone, before it was opened or after
-            raise
+    except FileNotFoundError:
+        pass
 
 
 def _thaw_astray(group: Group) -> None:

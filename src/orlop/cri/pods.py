@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator
 
+import msgspec
+
 from orlop._stubs.cri import api_pb2 as api
 from orlop.cri import answers, containers, profiles, requests
 from orlop.cri.details import sandbox_info
@@ -12,7 +14,6 @@ from orlop.cri.node import Node
 from orlop.engine.records import Container
 from orlop.engine.remove import remove as engine_remove
 from orlop.engine.start import Started
-from orlop.engine.steps import reached
 from orlop.spec.errors import InvalidArgument, NotFound
 
 CHUNK = 500  # objects in one answer of a stream
@@ -21,24 +22,22 @@ CHUNK = 500  # objects in one answer of a stream
 async def run(node: Node, request: api.RunPodSandboxRequest) -> api.RunPodSandboxResponse:
     if request.runtime_handler not in ("", requests.HANDLER):
         raise InvalidArgument(f"runtime_handler {request.runtime_handler[:64]!r}: not configured")
-    config = requests.sandbox(request, node.settings.network or "bridge")
+    config = requests.sandbox(request, "")
+
+    def make() -> Started:
+        wanted = profiles.resolved(config)
+        if wanted.network.mode != "host":
+            network = msgspec.structs.replace(wanted.network, mode=node.network.ready(wanted))
+            wanted = msgspec.structs.replace(wanted, network=network)
+        return node.engine.pods.run(wanted)
 
     def undo(started: Started) -> None:
         if started.client is not None:  # else it is the answer to an earlier call as well
             engine_remove(node.engine, started.container, force=True, volumes=True)
             started.client.close()
 
-    started = await node.flights.join(
-        config.name,
-        request.SerializeToString(deterministic=True),
-        lambda: node.engine.pods.run(profiles.resolved(config)),
-        undo,
-    )
-    reached("exits.started")
-    if started.client is not None:
-        node.exits.watch(started.container, started.client)
-    else:  # it is there already
-        await node.exits.take_over(started.container)
+    started = await node.flights.join(config.name, request.SerializeToString(deterministic=True), make, undo)
+    node.exits.watch(started.container, started.client)
     return api.RunPodSandboxResponse(pod_sandbox_id=started.container.id)
 
 
@@ -55,7 +54,6 @@ async def remove(node: Node, request: api.RemovePodSandboxRequest) -> api.Remove
     def work() -> None:
         if (sandbox := _gone_is_fine(node, request.pod_sandbox_id)) is not None:
             node.engine.pods.remove(sandbox, node.each)
-            node.collector.after_removal()
 
     await node.call(work)
     return api.RemovePodSandboxResponse()

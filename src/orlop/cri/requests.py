@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from orlop._stubs.cri import api_pb2 as api
 from orlop.cri import mounts, security, userns
+from orlop.cri.network_request import network_request
 from orlop.engine.config import (
     ContainerConfig,
     DeviceRequest,
@@ -14,14 +15,13 @@ from orlop.engine.config import (
     LogConfig,
     NetworkRequest,
     PodRequest,
-    PortBinding,
 )
-from orlop.spec.errors import InvalidArgument, Unimplemented
+from orlop.spec.errors import InvalidArgument
 
 HANDLER = "orlop"
 SHM_SIZE = 64 << 20
-_PROTOCOLS = {api.TCP: "tcp", api.UDP: "udp"}
 _SANDBOX_USER = 65535
+_NOT_IN_NAMES = frozenset("/ ;=")
 _LONGEST = 253  # of a name, as Kubernetes has them
 
 
@@ -41,7 +41,7 @@ def container_name(metadata: api.ContainerMetadata, sandbox: str) -> str:
 def _check_name(name: str, what: str) -> None:
     if not name:
         raise InvalidArgument(f"{what} is missing")
-    if len(name) > _LONGEST or not name.isprintable() or "/" in name or " " in name or name.startswith("."):
+    if len(name) > _LONGEST or not name.isprintable() or not _NOT_IN_NAMES.isdisjoint(name) or name.startswith("."):
         raise InvalidArgument(f"{what} {name[:64]!r}: no name that Kubernetes allows")
 
 
@@ -72,13 +72,7 @@ def sandbox(request: api.RunPodSandboxRequest, network: str) -> ContainerConfig:
         groups=_groups(context.supplemental_groups),
         labels=dict(config.labels),
         annotations=_annotations(config, "sandbox", ""),
-        network=NetworkRequest(
-            mode="host" if host_network else network,
-            ports=() if host_network else _ports(config.port_mappings),
-            dns=tuple(config.dns_config.servers),
-            dns_search=tuple(config.dns_config.searches),
-            dns_options=tuple(config.dns_config.options),
-        ),
+        network=network_request(config, "host" if host_network else network),
         ipc_mode="host" if host_ipc else "shareable",
         pid_mode="host" if host_pid else "",
         uts_mode="host" if host_network else "",
@@ -91,8 +85,6 @@ def sandbox(request: api.RunPodSandboxRequest, network: str) -> ContainerConfig:
         pod=PodRequest(
             message=request.SerializeToString(deterministic=True),
             handler=request.runtime_handler,
-            masked_paths=(),  # nothing is mounted that would have to be hidden from it
-            readonly_paths=(),
             id_maps=id_maps,
             apparmor=profiles.apparmor,
             selinux=profiles.selinux,
@@ -110,24 +102,6 @@ def _shared_with_node(mode: int, kind: str, allowed: tuple[int, ...]) -> bool:
         name = api.NamespaceMode.Name(mode) if mode in api.NamespaceMode.values() else str(mode)
         raise InvalidArgument(f"namespace_options.{kind}: {name} is not possible here")
     return mode == api.NODE
-
-
-def _ports(mappings: Iterable[api.PortMapping]) -> tuple[PortBinding, ...]:
-    result = []
-    for index, mapping in enumerate(mappings):
-        if not mapping.host_port:
-            continue
-        if mapping.protocol not in _PROTOCOLS:
-            raise Unimplemented(f"config.port_mappings[{index}].protocol: SCTP is not supported")
-        result.append(
-            PortBinding(
-                container_port=mapping.container_port,
-                protocol=_PROTOCOLS[mapping.protocol],
-                host_port=mapping.host_port,
-                host_address=mapping.host_ip,
-            )
-        )
-    return tuple(result)
 
 
 def _annotations(config: api.PodSandboxConfig, kind: str, sandbox: str) -> dict[str, str]:

@@ -56,7 +56,13 @@ async def _serve(config: Config) -> int:
     loop = asyncio.get_running_loop()
     for number in _SIGNALS:
         loop.add_signal_handler(number, stop.set)
-    engine = Engine(config.daemon.root, config.daemon.state, config.cri.namespace)
+    engine = Engine(
+        config.daemon.root,
+        config.daemon.state,
+        config.cri.namespace,
+        cni_config=config.cri.cni_config,
+        cni_plugins=config.cri.cni_plugins,
+    )
     node = Node(engine, _settings(config), config.daemon.workers)
     warm = asyncio.create_task(_keep_warm(config)) if config.runtime.warm else None
     try:
@@ -90,22 +96,19 @@ def _settings(config: Config) -> Settings:
         streaming_port=cri.streaming_port,
         stream_idle_timeout=cri.stream_idle_timeout,
         pinned_images=cri.pinned_images,
-        certs=cri.certs,
         network=cri.network,
     )
 
 
 async def _recover(node: Node) -> None:
     """Finish or undo what a daemon before this one has left, and take over the containers that run."""
-    gone, errors = await node.call(node.engine.pods.recover)
+    gone = await node.call(node.engine.pods.recover)
     for sandbox in gone:
-        log.info("removed pod sandbox %s, which was half made or half removed", sandbox[:12])
-    for error in errors:
-        log.error("recovery: %s", error)
-    node.collector.keep()
-    count = await node.exits.adopt()
-    if count:
-        log.info("took over %d running containers", count)
+        log.info("removed pod sandbox %s, which was half made", sandbox.id[:12])
+    running = await node.call(node.engine.containers.list)
+    node.exits.adopt(running)
+    if running:
+        log.info("took over %d running containers", len(running))
 
 
 async def _keep_warm(config: Config) -> None:

@@ -7,6 +7,8 @@ except through `update` and `rename`.
 
 # No `from __future__ import annotations`: what msgspec decodes into it would have to compile at every start.
 
+from typing import Any
+
 import msgspec
 
 MIB = 1 << 20
@@ -45,8 +47,17 @@ class PortBinding(_Config, frozen=True, kw_only=True):
     host_address: str = ""
 
 
+class PodName(_Config, frozen=True, kw_only=True):
+    """What Kubernetes calls a pod."""
+
+    namespace: str
+    name: str
+    uid: str
+
+
 class NetworkRequest(_Config, frozen=True, kw_only=True):
-    """`mode`: none, host, bridge (the default network), container:<id>, or the name of a network."""
+    """`mode`: none, host, bridge (the default network), container:<id>, the name of a network, or cni:<name> for one
+    that a conflist defines, also where another network has that name."""
 
     mode: str = "bridge"
     aliases: tuple[str, ...] = ()
@@ -60,25 +71,16 @@ class NetworkRequest(_Config, frozen=True, kw_only=True):
     dns_search: tuple[str, ...] = ()
     dns_options: tuple[str, ...] = ()
     extra_hosts: tuple[str, ...] = ()  # "name:address"; the address host-gateway means the bridge's own
+    pod: PodName | None = None  # told to CNI's plugins
+    capabilities: dict[str, Any] = {}  # what those of CNI's plugins that have the capability are given
 
 
 class DeviceRequest(_Config, frozen=True, kw_only=True):
-    """`--device`: a node of the host (or a directory of nodes), made available under another path.
-
-    What is given beside that is not looked up on the host: with a `type` the node need not be there at all. `of_user`:
-    a node whose owner is not given belongs to the container's user.
-    """
+    """`--device`: a node of the host (or a directory of nodes), made available under another path."""
 
     source: str
     target: str
     access: str = "rwm"
-    type: str = ""  # b, c, u or p
-    major: int = 0
-    minor: int = 0
-    mode: int | None = None
-    uid: int | None = None
-    gid: int | None = None
-    of_user: bool = False
 
 
 class Ulimit(_Config, frozen=True, kw_only=True):
@@ -131,16 +133,6 @@ class LogConfig(_Config, frozen=True, kw_only=True):
     max_files: int = 1
 
 
-class HookRequest(_Config, frozen=True, kw_only=True):
-    """A program that runs at a point of the container's life: `name` is the specification's (config.md, "Hooks")."""
-
-    name: str
-    path: str
-    args: tuple[str, ...] = ()
-    env: tuple[str, ...] = ()
-    timeout: int | None = None  # seconds
-
-
 class PodRequest(_Config, frozen=True, kw_only=True):
     """What makes a container a part of a pod. None in a field means: as any other container has it.
 
@@ -160,7 +152,6 @@ class PodRequest(_Config, frozen=True, kw_only=True):
     selinux: str = ""  # user:role:type:level
     hugepages: dict[str, int] = {}  # page size as the kernel names it (2MB): bytes
     unified: dict[str, str] = {}  # cgroup v2 files
-    hooks: tuple[HookRequest, ...] = ()
     id_maps: tuple[tuple[tuple[int, int, int], ...], tuple[tuple[int, int, int], ...]] | None = (
         None  # uids and gids as (container, host, size), of a user namespace
     )

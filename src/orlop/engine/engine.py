@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orlop.engine.paths import default_paths
@@ -45,12 +46,24 @@ class Engine:
     root       what survives a reboot; default /var/lib/orlop, or $ORLOP_ROOT
     state      what does not; default /run/orlop, or $ORLOP_STATE
     namespace  containers and image names of one namespace are not seen in another; blobs and layers are shared
+    cni_config, cni_plugins
+               where conflists and their plugins are; default: where everybody looks for them
     """
 
-    def __init__(self, root: str = "", state: str = "", namespace: str = "default") -> None:
+    def __init__(
+        self,
+        root: str = "",
+        state: str = "",
+        namespace: str = "default",
+        *,
+        cni_config: str = "",
+        cni_plugins: tuple[str, ...] = (),
+    ) -> None:
         if not namespace or len(namespace) > 76 or not _NAMESPACE_CHARACTERS.issuperset(namespace):
             raise InvalidArgument(f"namespace {namespace[:80]!r}: want letters, digits, `_`, `.` and `-`, at most 76")
         self.namespace = namespace
+        self.cni_config = Path(cni_config) if cni_config else None
+        self.cni_plugins = tuple(map(Path, cni_plugins)) or None
         self.paths = default_paths(root, state)
         try:
             with os_errors("prepare"):
@@ -78,7 +91,7 @@ class Engine:
         """Images of this namespace."""
         from orlop.engine.images import Images
 
-        return Images(self.content, self.snapshots, self.database, self.namespace, pulls=self.paths.state / "pulls")
+        return Images(self.content, self.snapshots, self.database, self.namespace)
 
     @cached_property
     def containers(self) -> Containers:
@@ -106,7 +119,13 @@ class Engine:
         """Networks, shared by all namespaces."""
         from orlop.network.networks import Networks
 
-        return Networks(self.database, self.paths.networks, self.paths.state)
+        return Networks(
+            self.database,
+            self.paths.networks,
+            self.paths.state,
+            cni_config=self.cni_config,
+            cni_plugins=self.cni_plugins,
+        )
 
     @cached_property
     def cgroups(self) -> CgroupHost:

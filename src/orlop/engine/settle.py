@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Literal, overload
 
 from orlop.engine import image_mounts, lifecycle, locks
 from orlop.engine.decide import Action, settle_action, should_restart
-from orlop.engine.records import Container, is_sandbox
+from orlop.engine.records import Container
 from orlop.engine.steps import reached
-from orlop.shim.state import Reality, ShimState, read_state
-from orlop.spec import cancel
+from orlop.shim.state import ShimState, read_state
 from orlop.spec.errors import NotFound, OrlopError, from_os
 from orlop.sys import procfs
 
@@ -60,24 +59,15 @@ def held(engine: Engine, identifier: str) -> Iterator[Container | None]:
 
 
 def _action(engine: Engine, container: Container) -> Action:
-    if container.state == lifecycle.CREATED and not is_sandbox(container):
+    if container.state == lifecycle.CREATED:
         return "nothing"
     record = container.record
     owner_alive = locks.alive(record.owner) if record.owner else False
-    reality = _reality(engine, container) if container.state in lifecycle.LIVE else "none"
+    reality = read_state(engine.paths.run(container.id)).reality if container.state in lifecycle.LIVE else "none"
     holds = bool(record.cgroup) and container.state == lifecycle.EXITED
-    finished = container.config.auto_remove if record.started else is_sandbox(container)
+    finished = record.started > 0 and container.config.auto_remove
     rebooted = bool(record.boot_id) and container.state in lifecycle.LIVE and record.boot_id != procfs.boot_id()
     return settle_action(container.state, owner_alive, reality, holds, rebooted, finished)
-
-
-def _reality(engine: Engine, container: Container) -> Reality:
-    """How shim and first process are found. The shim knows the process from when it is cloned; until it has become
-    the container's program, the launch helper sets it up, which ends by itself without the one who started it."""
-    state = read_state(engine.paths.run(container.id))
-    if container.state == lifecycle.STARTING and state.reality == "running" and not procfs.executed(state.pid):
-        return "starting"
-    return state.reality
 
 
 def perform(engine: Engine, container: Container, action: Action) -> Container | None:
@@ -166,27 +156,15 @@ def release(engine: Engine, container: Container) -> Container:
     if container.record.cgroup:
         cgroups.kill(engine.cgroups, container.record.cgroup)
         _await_supervisor(engine, container)
-    kept: OrlopError | None = None
-    if container.record.networked:
-        try:
-            with cancel.under(None):
-                engine.networks.detach(container.id, container.record.attachment)
-        except OrlopError as error:
-            kept = error
     if container.record.cgroup:
         cgroups.remove(engine.cgroups, container.record.cgroup)
     _unmount_shm(engine, container)
     image_mounts.unmount(engine, container)
-    said = container.record.error
-    if container.record.cgroup and container.config.pod is not None and container.config.pod.hooks:
-        from orlop.engine import container_hooks
-
-        said = said or container_hooks.ended(engine, container)
     remove_tree(engine.paths.run(container.id))
+    kept = _detach(engine, container)
     container = engine.containers.store.change(
         container.id,
         "",
-        error=said,
         cgroup="",
         attachment=container.record.attachment if kept else None,
         networked=kept is not None,
@@ -196,6 +174,21 @@ def release(engine: Engine, container: Container) -> Container:
     if kept is not None:
         raise kept
     return container
+
+
+def _detach(engine: Engine, container: Container) -> OrlopError | None:
+    """Give back the network; what its plugins say if they don't take it. They may take their time, in which whoever
+    looks at the container finds nothing else to be done."""
+    if not container.record.networked:
+        return None
+    attachment = container.record.attachment
+    if container.record.cgroup and (attachment is None or attachment.driver == "cni"):
+        engine.containers.store.change(container.id, "", cgroup="", pid_start_time=0)
+    try:
+        engine.networks.detach(container.id, attachment)
+    except OrlopError as error:
+        return error
+    return None
 
 
 def _unmount_shm(engine: Engine, container: Container) -> None:

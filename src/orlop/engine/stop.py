@@ -61,20 +61,28 @@ def end(engine: Engine, container: Container) -> Container:
 def _end_with(engine: Engine, container: Container, signal: int, timeout: float) -> Container:
     engine.containers.store.change(container.id, "", stopped_by_user=True)
     try:
-        with ShimClient(engine.paths.run(container.id)) as shim:
-            shim.own()
-            _end_signal(engine, container, shim, signal)
-            if container.state == lifecycle.PAUSED:
-                _thaw(engine, container)
-            if shim.wait(timeout if timeout >= 0 else None) is None:
-                _end_signal(engine, container, shim, parse_signal("KILL"))
-                if shim.wait(KILL_PATIENCE) is None:
-                    raise DeadlineExceeded(f"container {container.name} does not end after SIGKILL")
-            ended = conclude(engine, container)
-            shim.done()
-            return ended
-    except Unavailable:  # the shim has ended between the look and the call
+        shim = ShimClient(engine.paths.run(container.id))
+    except Unavailable:  # it has ended between the look and the call
         return conclude(engine, container)
+    with shim:
+        try:
+            _bring_down(engine, container, shim, signal, timeout)
+        except Unavailable:
+            return conclude(engine, container)
+        ended = conclude(engine, container)
+        shim.done()
+        return ended
+
+
+def _bring_down(engine: Engine, container: Container, shim: ShimClient, signal: int, timeout: float) -> None:
+    shim.own()
+    _end_signal(engine, container, shim, signal)
+    if container.state == lifecycle.PAUSED:
+        _thaw(engine, container)
+    if shim.wait(timeout if timeout >= 0 else None) is None:
+        _end_signal(engine, container, shim, parse_signal("KILL"))
+        if shim.wait(KILL_PATIENCE) is None:
+            raise DeadlineExceeded(f"container {container.name} does not end after SIGKILL")
 
 
 def _end_signal(engine: Engine, container: Container, shim: ShimClient, signal: int) -> None:

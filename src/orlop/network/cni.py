@@ -16,7 +16,8 @@ from typing import Any
 import msgspec
 
 from orlop.network import plugin
-from orlop.network.records import Attachment, Network, PublishedPort
+from orlop.network.records import Attachment, Network, Pod, PublishedPort
+from orlop.spec import cancel
 from orlop.spec.errors import FailedPrecondition, InvalidArgument, NotFound, OrlopError, Unavailable, os_errors
 
 CONFIG_DIRECTORY = Path("/etc/cni/net.d")
@@ -24,6 +25,10 @@ PLUGIN_DIRECTORIES = (Path("/opt/cni/bin"), Path("/usr/lib/cni"), Path("/usr/lib
 VERSIONS = ("0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
 SUFFIXES = (".conflist", ".conf", ".json")
 MAX_CONFIG = 1 << 20
+STATUS_TIMEOUT = 10.0  # seconds for one plugin
+CLEAN_UP_TIMEOUT = 10.0
+_WITH_STATUS = ("1.1.0",)
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 MAX_PLUGINS = 64
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}")
 
@@ -50,6 +55,7 @@ class Cached(msgspec.Struct, frozen=True, kw_only=True):
     netns: str
     runtime: dict[str, Any]
     plugin_path: tuple[str, ...]
+    arguments: str = ""  # CNI_ARGS
     result: dict[str, Any] | None = None
 
 
@@ -117,21 +123,29 @@ def read(directory: Path | None = None) -> tuple[dict[str, ConfList], tuple[str,
     first file counts."""
     found: dict[str, ConfList] = {}
     problems = []
-    try:
-        paths = sorted(
-            p for p in (directory or CONFIG_DIRECTORY).iterdir() if p.suffix in (".conflist", ".conf", ".json")
-        )
-    except OSError:  # none installed
-        paths = []
-    for path in paths:
-        try:
-            with os_errors("read"), path.open("rb") as file:
-                conflist = parse(file.read(MAX_CONFIG), str(path))
-        except OrlopError as error:
-            problems.append(str(error))
+    for entry in files(directory):
+        if isinstance(entry, ConfList):
+            found.setdefault(entry.name, entry)
         else:
-            found.setdefault(conflist.name, conflist)
+            problems.append(str(entry))
     return found, tuple(problems)
+
+
+def files(directory: Path | None = None) -> list[ConfList | OrlopError]:
+    """What each file of a directory defines, by file name; for one that is no conflist, why."""
+    try:
+        paths = sorted(p for p in (directory or CONFIG_DIRECTORY).iterdir() if p.suffix in SUFFIXES)
+    except OSError:  # none installed
+        return []
+    return [_file(path) for path in paths]
+
+
+def _file(path: Path) -> ConfList | OrlopError:
+    try:
+        with os_errors("read"), path.open("rb") as file:
+            return parse(file.read(MAX_CONFIG), str(path))
+    except OrlopError as error:
+        return error
 
 
 def find(name: str, directory: Path | None = None) -> ConfList:
@@ -180,32 +194,79 @@ def runtime_arguments(
     return wanted
 
 
+def arguments(owner: str, pod: Pod | None) -> str:
+    """CNI_ARGS, as kubelet's plugins expect them of every runtime (CNI, CONVENTIONS.md); "" for what is no pod."""
+    if pod is None:
+        return ""
+    pairs = {
+        "IgnoreUnknown": "1",
+        "K8S_POD_NAMESPACE": pod.namespace,
+        "K8S_POD_NAME": pod.name,
+        "K8S_POD_INFRA_CONTAINER_ID": owner,
+        "K8S_POD_UID": pod.uid,
+    }
+    for name, value in pairs.items():
+        if ";" in value or "=" in value or not value.isprintable():
+            raise InvalidArgument(f"pod: {value[:64]!r} can't be told to CNI's plugins as {name}")
+    return ";".join(f"{name}={value}" for name, value in pairs.items())
+
+
 # the verbs
 
 
 def _request(cached: Cached, config: dict[str, Any], previous: dict[str, Any] | None) -> bytes:
     """A plugin's configuration as it goes to its standard input (section 4, "Deriving execution configuration")."""
     runtime = {k: v for k, v in cached.runtime.items() if _capabilities(config).get(k) is True}
-    derived = {k: v for k, v in config.items() if k not in ("capabilities", "runtimeConfig", "prevResult")}
-    derived |= {"cniVersion": cached.conflist.version, "name": cached.conflist.name}
-    if runtime:
-        derived["runtimeConfig"] = runtime
+    more = {"runtimeConfig": runtime} if runtime else {}
     if previous is not None:
-        derived["prevResult"] = previous
-    return msgspec.json.encode(derived)
+        more["prevResult"] = previous
+    return _derived(cached.conflist, config, more)
 
 
-def _run(cached: Cached, verb: str, config: dict[str, Any], previous: dict[str, Any] | None) -> bytes:
+def _derived(conflist: ConfList, config: dict[str, Any], more: dict[str, Any] | None = None) -> bytes:
+    derived = {k: v for k, v in config.items() if k not in ("capabilities", "runtimeConfig", "prevResult")}
+    return msgspec.json.encode(derived | {"cniVersion": conflist.version, "name": conflist.name} | (more or {}))
+
+
+def _run(
+    cached: Cached,
+    verb: str,
+    config: dict[str, Any],
+    previous: dict[str, Any] | None,
+    timeout: float = plugin.TIMEOUT,
+) -> bytes:
     environment = {
         "CNI_COMMAND": verb,
         "CNI_CONTAINERID": cached.owner,
         "CNI_NETNS": cached.netns,
         "CNI_IFNAME": cached.interface,
         "CNI_PATH": ":".join(cached.plugin_path),
-        "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        "PATH": _PATH,
     }
+    if cached.arguments:
+        environment["CNI_ARGS"] = cached.arguments
     program = plugin.find(config["type"], [Path(p) for p in cached.plugin_path])
-    return plugin.run(program, _request(cached, config, previous), environment)
+    return plugin.run(program, _request(cached, config, previous), environment, timeout)
+
+
+def programs(conflist: ConfList, directories: Sequence[Path]) -> None:
+    """Raises NotFound where a plugin of the chain, or one that gives it addresses, is not there."""
+    for config in conflist.plugins:
+        plugin.find(config["type"], directories)
+        ipam = config.get("ipam")
+        if isinstance(ipam, dict) and isinstance(kind := ipam.get("type"), str) and kind:
+            plugin.find(kind, directories)
+
+
+def status(conflist: ConfList, directories: Sequence[Path]) -> None:
+    """Ask every plugin whether it could serve an ADD now; raises what the first that can't says. Versions before 1.1.0
+    cannot tell (section 2, "STATUS")."""
+    if conflist.version not in _WITH_STATUS:
+        return
+    environment = {"CNI_COMMAND": "STATUS", "CNI_PATH": ":".join(map(str, directories)), "PATH": _PATH}
+    for config in conflist.plugins:
+        program = plugin.find(config["type"], directories)
+        plugin.run(program, _derived(conflist, config), environment, STATUS_TIMEOUT)
 
 
 def at(cached: Cached, netns: str) -> Cached:
@@ -232,7 +293,8 @@ def add(cached: Cached) -> Cached:
 def _clean_up(cached: Cached) -> None:
     """DEL after an ADD that failed, whose error is the one to show."""
     try:
-        delete(cached)
+        with cancel.under(None):
+            delete(cached, CLEAN_UP_TIMEOUT)
     except OrlopError:
         return
 
@@ -245,18 +307,27 @@ def check(cached: Cached) -> None:
         _run(cached, "CHECK", config, cached.result)
 
 
-def delete(cached: Cached) -> None:
+def delete(cached: Cached, timeout: float = plugin.TIMEOUT) -> None:
     """Run the chain backward. Every plugin gets its chance; the first error is raised at the end."""
     first: OrlopError | None = None
     # plugins of versions before 0.4.0 do not expect a result here
     old = VERSIONS.index(cached.conflist.version) < VERSIONS.index("0.4.0")
     for config in reversed(cached.conflist.plugins):
         try:
-            _run(cached, "DEL", config, None if old else cached.result)
+            _run(cached, "DEL", config, None if old else cached.result, timeout)
         except OrlopError as error:
             first = first or error
     if first is not None:
         raise first
+
+
+def attachment_of(cached: Cached, ports: tuple[PublishedPort, ...]) -> Attachment:
+    """As `attachment_for`; what was added with a result that can't be read is removed again."""
+    try:
+        return attachment_for(cached, ports)
+    except OrlopError:
+        _clean_up(cached)
+        raise
 
 
 def attachment_for(cached: Cached, ports: tuple[PublishedPort, ...]) -> Attachment:

@@ -14,9 +14,10 @@ may have come to rely on it.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from orlop.metadata.database import Database
 from orlop.network import ipam, plan, store
@@ -25,14 +26,16 @@ from orlop.network.facts import read_facts
 from orlop.network.records import INTERFACE, Attachment, AttachRequest, Network, Subnet
 from orlop.network.rules import make_table
 from orlop.network.state import State
-from orlop.spec.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, OrlopError
+from orlop.spec.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, OrlopError, Unavailable
 from orlop.sys.libnftables import Nft
 from orlop.sys.netlink import Netlink
 
 if TYPE_CHECKING:
     from orlop.network.cni import ConfList
+    from orlop.network.records import PublishedPort
 
 DEFAULT = store.DEFAULT
+CNI = "cni:"  # before a name: of a conflist, whatever else has the name
 RESERVED = ("none", "host", "default", DEFAULT)
 _LONGEST_NAME = 128
 
@@ -71,8 +74,8 @@ class Networks:
         _check_name(owner, "owner")
         name = DEFAULT if request.mode in ("", "default") else request.mode
         self.detach(owner)
-        if name != DEFAULT and self._record(name) is None:
-            return self._attach_cni(owner, name, request, pid)
+        if name.startswith(CNI) or (name != DEFAULT and self._record(name) is None):
+            return self._attach_cni(owner, name.removeprefix(CNI), request, pid)
         with self._state.lock(), Netlink() as host, Netlink(netlink_fd) as inside:
             facts = read_facts(host)
             with self._database.transaction() as connection:
@@ -94,7 +97,8 @@ class Networks:
         if (cached := self._state.read_cached(owner)) is not None:
             from orlop.network import cni
 
-            cni.delete(cni.at(cached, self._state.pinned(owner)))
+            with _plugins_at_fault():
+                cni.delete(cni.at(cached, self._state.pinned(owner)))
             self._forget_cni(owner)
         elif self._state.read(owner) or attachment or self._holds(owner):
             with self._state.lock(), Netlink() as host:
@@ -314,14 +318,16 @@ class Networks:
                 owner=owner,
                 interface=INTERFACE,
                 netns=str(self._state.namespace(owner)),
-                runtime=cni.runtime_arguments(conflist, ports, wanted, request.mac_address),
+                runtime=_runtime(conflist, request, ports, wanted),
+                arguments=cni.arguments(owner, request.pod),
                 plugin_path=tuple(str(path) for path in cni.plugin_directories(self._cni_plugins)),
             )
             self._state.write_cached(cached)
             self._state.pin_namespace(owner, pid)
-            cached = cni.add(cached)
-            self._state.write_cached(cached)
-            attachment = cni.attachment_for(cached, ports)
+            with _plugins_at_fault():
+                cached = cni.add(cached)
+                self._state.write_cached(cached)
+                attachment = cni.attachment_of(cached, ports)
             self._state.write(attachment)
         except BaseException:
             self._forget_cni(owner)
@@ -333,6 +339,29 @@ class Networks:
         self._state.forget_cached(owner)
         self._state.forget(owner)
         self._release(owner)
+
+
+def _runtime(
+    conflist: ConfList, request: AttachRequest, ports: Sequence[PublishedPort], wanted: Sequence[str]
+) -> dict[str, Any]:
+    """What the plugins are given by capability. A pod's ports may be left to others, as some networks publish them by
+    means of their own."""
+    from orlop.network import cni
+
+    if request.pod is not None and not conflist.capable("portMappings"):
+        ports = ()
+    found = cni.runtime_arguments(conflist, ports, wanted, request.mac_address)
+    return found | {name: value for name, value in request.capabilities.items() if conflist.capable(name)}
+
+
+@contextmanager
+def _plugins_at_fault() -> Iterator[None]:
+    """It is the plugins, or their configuration, which don't find something or don't like it: not what the caller has
+    asked for."""
+    try:
+        yield
+    except (NotFound, InvalidArgument, FailedPrecondition) as error:
+        raise Unavailable(str(error)) from error
 
 
 def _check_name(name: str, what: str) -> None:

@@ -7,7 +7,7 @@ record stands in the database, an attachment's in the state directory for as lon
 # No `from __future__ import annotations`: what msgspec decodes into it would have to compile at every start.
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
@@ -27,6 +27,17 @@ class Port(Protocol):
     def host_address(self) -> str: ...
 
 
+class Pod(Protocol):
+    """What Kubernetes calls a pod; engine.config.PodName is one."""
+
+    @property
+    def namespace(self) -> str: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def uid(self) -> str: ...
+
+
 class AttachRequest(Protocol):
     """What a container asks of its network; engine.config.NetworkRequest is one."""
 
@@ -44,6 +55,10 @@ class AttachRequest(Protocol):
     def publish_all(self) -> bool: ...
     @property
     def expose(self) -> Sequence[str]: ...
+    @property
+    def pod(self) -> Pod | None: ...
+    @property
+    def capabilities(self) -> dict[str, Any]: ...
 
 
 class _Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

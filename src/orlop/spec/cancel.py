@@ -6,6 +6,7 @@ something outside asks `check` now and then. Work without a token, as a command 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -16,12 +17,13 @@ SLICE = 0.1  # seconds: how long a wait lasts before it asks again
 
 
 class Token:
-    """Cancelled once, by any thread, for good."""
+    """Cancelled once, by any thread, for good; or by itself, after `seconds`."""
 
-    __slots__ = ("cancelled",)
+    __slots__ = ("_until", "cancelled")
 
-    def __init__(self) -> None:
+    def __init__(self, seconds: float | None = None) -> None:
         self.cancelled = False
+        self._until = None if seconds is None else time.monotonic() + seconds
 
     def cancel(self) -> None:
         self.cancelled = True
@@ -30,6 +32,8 @@ class Token:
         """Raises Aborted where nobody wants the work any more."""
         if self.cancelled:
             raise Aborted("the caller has gone")
+        if self._until is not None and time.monotonic() > self._until:
+            raise Aborted("it took too long")
 
 
 _current: ContextVar[Token | None] = ContextVar("orlop-cancel", default=None)

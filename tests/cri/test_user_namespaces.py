@@ -151,3 +151,55 @@ def test_other_mappings_than_the_sandbox_s_are_refused(
         grpc.StatusCode.INVALID_ARGUMENT,
     )
     assert "userns_options" in text
+
+
+def test_a_volume_of_the_image_belongs_to_root_of_the_container(client: Client, registry: str) -> None:
+    image = client.PullImage(image=api.ImageSpec(image=f"{registry}/lab/redis:1")).image_ref
+    config = pod_config()
+    config.linux.security_context.namespace_options.CopyFrom(options())
+    pod = client.RunPodSandbox(config=config).pod_sandbox_id
+    container = started(client, (pod, config), image)
+    assert said(client, container, "stat -c %u:%g /var/lib/redis").strip() == "0:0"
+    said(client, container, "touch /var/lib/redis/new && chown 77 /var/lib/redis/new")
+    assert said(client, container, "stat -c %u /var/lib/redis/new").strip() == "77"
+    assert " /var/lib/redis " in said(client, container, "cat /proc/mounts")
+    client.RemovePodSandbox(pod_sandbox_id=pod)
+
+
+def test_privileged_is_so_within_the_namespace_only(client: Client, busybox: str) -> None:
+    config = pod_config()
+    config.linux.security_context.namespace_options.CopyFrom(options())
+    config.linux.security_context.privileged = True
+    pod = client.RunPodSandbox(config=config).pod_sandbox_id
+    linux = api.LinuxContainerConfig()
+    linux.security_context.namespace_options.CopyFrom(options())
+    linux.security_context.privileged = True
+    wanted = container_config(busybox, "sleep", "1000", linux=linux)
+    container = client.CreateContainer(pod_sandbox_id=pod, config=wanted, sandbox_config=config).container_id
+    client.StartContainer(container_id=container)
+    said(client, container, "mount -t tmpfs tmpfs /www")
+    answer = client.ExecSync(container_id=container, cmd=["sh", "-c", "echo 1 > /proc/sys/kernel/panic"])
+    assert answer.exit_code != 0
+    client.RemovePodSandbox(pod_sandbox_id=pod)
+
+
+def test_what_the_namespace_lacks_is_refused(client: Client, busybox: str) -> None:
+    """A user that is not mapped; a file system that can't map ids."""
+    config = pod_config()
+    config.linux.security_context.namespace_options.CopyFrom(options())
+    pod = client.RunPodSandbox(config=config).pod_sandbox_id
+    mappings = options().userns_options
+    proc = api.Mount(container_path="/v", host_path="/proc", uidMappings=mappings.uids, gidMappings=mappings.gids)
+    for name, user, mounts, words in (
+        ("user", 70_000, (), "user 70000: is not mapped in the pod's user namespace"),
+        ("mount", 0, (proc,), "ids can't be mapped on this file system"),
+    ):
+        linux = api.LinuxContainerConfig()
+        linux.security_context.namespace_options.CopyFrom(options())
+        linux.security_context.run_as_user.value = user
+        wanted = container_config(busybox, "sleep", "1000", name=name, linux=linux, mounts=mounts)
+        container = client.CreateContainer(pod_sandbox_id=pod, config=wanted, sandbox_config=config).container_id
+        with pytest.raises(grpc.RpcError) as caught:
+            client.StartContainer(container_id=container)
+        assert words in caught.value.details()
+    client.RemovePodSandbox(pod_sandbox_id=pod)

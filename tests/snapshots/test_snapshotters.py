@@ -317,7 +317,10 @@ def test_ids_mapped_by_a_user_namespace(
 
     if old:
         monkeypatch.setattr("orlop.snapshots.detached._overlay_by_fsopen", unknown)
-    stack(snapshots, 2)
+    for name, parent in (("c0", ""), ("c1", "c0")):
+        snapshots.prepare(f"p-{name}", parent)
+        (snapshots.directory(f"p-{name}") / name).write_text(name)
+        snapshots.commit(name, f"p-{name}")
     snapshots.prepare("c", "c1")
     before = Path("/proc/self/mountinfo").read_text()
     mapping = (IDMapping(container_id=0, host_id=50_000, size=1000),)
@@ -331,7 +334,7 @@ def test_ids_mapped_by_a_user_namespace(
     move_mount(fd, str(tmp_path / "m"))
     os.close(fd)
     try:
-        assert {entry.stat().st_uid for entry in (tmp_path / "m").iterdir()} == {50_000}
+        assert {entry.name: entry.stat().st_uid for entry in (tmp_path / "m").iterdir()} == {"c0": 50_000, "c1": 50_000}
     finally:
         subprocess.run(["umount", tmp_path / "m"], check=True)
 

@@ -58,7 +58,7 @@ from orlop.runtime.ops import (
     Target,
 )
 from orlop.runtime.plan import Step
-from orlop.spec.errors import InvalidArgument
+from orlop.spec.errors import FailedPrecondition, InvalidArgument
 from orlop.spec.runtime import IDMapping, RuntimeSpec
 from orlop.spec.runtime import Mount as MountSpec
 
@@ -169,6 +169,8 @@ def prepare(
             item = msgspec.structs.replace(item, opened=next_slot)
             next_slot += 1
         if key:
+            if item.opened == NONE and not next_slot < SLOTS - MOST_MADE:
+                raise FailedPrecondition(f"mounts[{index}]: id mappings of so many mounts can't be held at once")
             if key not in idmaps or item.opened == NONE:
                 raise InvalidArgument(f"mounts[{index}]: no user namespace for its id mappings was handed in")
             item = msgspec.structs.replace(item, idmap=idmaps[key])

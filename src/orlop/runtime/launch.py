@@ -17,7 +17,7 @@ from orlop.runtime.compile_layout import O_NOFOLLOW
 from orlop.runtime.debug import debug
 from orlop.runtime.encode import encode
 from orlop.runtime.handshake import CLONED, FAILED, GO_ON, MESSAGE_MAX, Handshake, Message, parse_message
-from orlop.runtime.ops import Clone, Execve, FindExec, Hook, Mount, Op, Open, Scheduler
+from orlop.runtime.ops import Clone, Execve, FindExec, Hook, Mount, MountSetattr, Op, Open, Scheduler
 from orlop.runtime.plan import Plan, Step
 from orlop.runtime.spawn import launch_program, spawn
 from orlop.spec.errors import ContainerExit, Internal, OrlopError, PermissionDenied, ResourceExhausted
@@ -258,7 +258,10 @@ def _explained(step: Step, number: int) -> str:
 
 
 def _hint(op: Op, number: int) -> str:
-    """What the kernel wants where it says only EPERM (mount_namespaces(7), "Restrictions"; `mount_too_revealing`)."""
+    """What the kernel wants where it says only EPERM (mount_namespaces(7), "Restrictions"; `mount_too_revealing`), or
+    EINVAL (mount_setattr(2), "ID-mapped mounts")."""
+    if isinstance(op, MountSetattr) and op.userns >= 0 and number == errno.EINVAL:
+        return " (ids can't be mapped on this file system, or are so already)"
     if not isinstance(op, Mount) or number != errno.EPERM or op.fstype not in ("proc", "sysfs"):
         return ""
     where = {"proc": "/proc", "sysfs": "/sys"}[op.fstype]

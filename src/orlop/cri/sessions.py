@@ -87,14 +87,14 @@ class Sessions:
     # --- attach
 
     async def attach(self, request: Attach, stdio: Stdio) -> None:
-        client = await self._node.begin(ShimClient.close, self._attached, request)
+        client, once = await self._node.begin(lambda made: made[0].close(), self._attached, request)
         sending = asyncio.Lock()
         with client:
             tasks = [asyncio.create_task(_shim_output(client, stdio, request.tty))]
             if stdio.sizes is not None and request.tty:
                 tasks.append(asyncio.create_task(_shim_sizes(client, sending, stdio.sizes)))
             if stdio.stdin is not None:
-                feeding = asyncio.create_task(_shim_input(client, sending, stdio.stdin))
+                feeding = asyncio.create_task(_shim_input(client, sending, stdio.stdin, once))
                 tasks.append(feeding)
             try:
                 if stdio.stdin is not None and stdio.stdout is None and stdio.stderr is None:
@@ -104,7 +104,8 @@ class Sessions:
             finally:
                 await _cancel(*tasks)
 
-    def _attached(self, request: Attach) -> ShimClient:
+    def _attached(self, request: Attach) -> tuple[ShimClient, bool]:
+        """Connected, and whether the end of the client's input is that of the container's."""
         container = containers.find(self._node, request.container)
         client = self._node.engine.containers.attach(container.id)
         try:
@@ -112,7 +113,7 @@ class Sessions:
         except BaseException:
             client.close()
             raise
-        return client
+        return client, container.config.stdin_once and not request.tty
 
     # --- port-forward
 
@@ -245,11 +246,13 @@ async def _shim_output(client: ShimClient, stdio: Stdio, tty: bool) -> None:
             return
 
 
-async def _shim_input(client: ShimClient, sending: asyncio.Lock, source: Input) -> None:
+async def _shim_input(client: ShimClient, sending: asyncio.Lock, source: Input, once: bool) -> None:
+    """Without `once` the input stays open, for whoever attaches next."""
     while data := await source.read():
         for start in range(0, len(data), frames.MAX_PAYLOAD):
             await _send(client, sending, frames.encode_stdin(data[start : start + frames.MAX_PAYLOAD]))
-    await _send(client, sending, frames.encode(frames.STDIN_EOF))
+    if once:
+        await _send(client, sending, frames.encode(frames.STDIN_EOF))
 
 
 async def _shim_sizes(client: ShimClient, sending: asyncio.Lock, sizes: AsyncIterator[Size]) -> None:

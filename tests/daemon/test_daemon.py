@@ -224,8 +224,10 @@ def test_fewer_capabilities_go_cold(mine: Daemon) -> None:
 
 
 def test_a_daemon_that_does_not_answer_is_not_waited_for_long(mine: Daemon) -> None:
-    workers = mine.workers()
-    for pid in (mine.process.pid, *workers):
+    os.kill(mine.process.pid, signal.SIGSTOP)
+    wait_for(lambda: Path(f"/proc/{mine.process.pid}/stat").read_text().rpartition(") ")[2].startswith("T"))
+    workers = mine.workers()  # who ends from now on is not reaped: no number is free before all are let go again
+    for pid in workers:
         os.kill(pid, signal.SIGSTOP)
     try:
         assert mine("--version", ok=None).returncode == COLD_STATUS

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.runtime.test_runtime_cli import Lab
+from tests.runtime.test_runtime_cli import Lab, groups_of
 
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parents[1]
@@ -88,6 +88,6 @@ def box(tmp_path: Path, attack: Path) -> Iterator[Box]:
     for identifier in found("list", "-q").stdout.split():
         found("delete", "--force", identifier)
     found.untouched()
-    assert not list(Path("/sys/fs/cgroup").glob("**/" + found.prefix + "*"))
+    assert not groups_of(found.prefix)
     assert str(tmp_path) not in Path("/proc/self/mountinfo").read_text()
     assert not found.root.exists() or set(os.listdir(found.root)) <= {".seccomp"}

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 
 def read(path: str) -> str:
-    """The whole content of a file."""
+    """The whole content of a file. One of a group that was removed since it was opened (ENODEV) is not there."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         data = b""
         while chunk := os.read(fd, 1 << 16):
             data += chunk
+    except OSError as error:
+        if error.errno == errno.ENODEV:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path) from error
+        raise
     finally:
         os.close(fd)
     return data.decode("utf-8", "replace")

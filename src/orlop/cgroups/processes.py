@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import time
@@ -191,8 +192,9 @@ def _try_thaw(group: Group) -> None:
             write_file(f"{group.directory('freezer')}/freezer.state", "THAWED")
         elif group.host.unified:
             write_file(f"{group.directory('unified')}/cgroup.freeze", "0")
-    except FileNotFoundError:
-        pass
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENODEV):  # removed before it was opened, or since
+            raise
 
 
 def _thaw_astray(group: Group) -> None:

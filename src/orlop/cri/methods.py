@@ -12,11 +12,11 @@ from typing import Any
 
 import grpc
 import msgspec
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 
 from orlop._stubs.cri import api_pb2
-from orlop.spec.errors import Internal
+from orlop.spec.errors import Internal, InvalidArgument
 
 PACKAGE = api_pb2.DESCRIPTOR.package
 SERVICES = tuple(api_pb2.DESCRIPTOR.services_by_name)
@@ -52,7 +52,8 @@ def methods(service: str) -> tuple[Method, ...]:
 
 def handlers(service: str, servicers: Mapping[str, Callable[..., Any]]) -> grpc.GenericRpcHandler:
     """A handler for a gRPC server. `servicers` has for every name of an RPC `async (request, context) -> response`; for
-    the streaming ones an async generator of responses. Raises Internal where one is missing or too many.
+    the streaming ones an async generator of responses. Where the bytes of a request are none, InvalidArgument, not
+    raised, is the request. Raises Internal where one is missing or too many.
     """
     table = methods(service)
     odd = {method.name for method in table} ^ set(servicers)
@@ -67,7 +68,19 @@ def _handler(method: Method, servicer: Callable[..., Any]) -> grpc.RpcMethodHand
     kind: Callable[..., grpc.RpcMethodHandler[Any, Any]] = (
         grpc.unary_stream_rpc_method_handler if method.streaming else grpc.unary_unary_rpc_method_handler
     )
-    return kind(servicer, method.request.FromString, method.response.SerializeToString)
+    return kind(servicer, _reader(method), method.response.SerializeToString)
+
+
+def _reader(method: Method) -> Callable[[bytes], Message | InvalidArgument]:
+    """What reads a request. Where it can't, the error stands in its place: gRPC would call it an internal one."""
+
+    def read(data: bytes) -> Message | InvalidArgument:
+        try:
+            return method.request.FromString(data)
+        except DecodeError:
+            return InvalidArgument(f"{method.name}: the request is no {method.request.DESCRIPTOR.name}")
+
+    return read
 
 
 def stub(channel: Any, service: str) -> dict[str, Callable[..., Any]]:

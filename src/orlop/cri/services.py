@@ -12,7 +12,7 @@ import grpc.aio
 from orlop.cri import containers, events, exec, images, methods, metrics, pods, sessions, stats, status, updates
 from orlop.cri.flights import time_left
 from orlop.cri.node import Node
-from orlop.spec.errors import CODES, OrlopError, Unimplemented
+from orlop.spec.errors import CODES, OrlopError, Unimplemented, from_os
 
 log = logging.getLogger("orlop.cri")
 
@@ -98,6 +98,7 @@ def _unary(node: Node, method: methods.Method, function: Callable[..., Any]) -> 
     async def answer(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
         time_left.set(context.time_remaining)
         try:
+            _readable(request)
             result = await function(node, request)
             if method.name in _CHANGING:
                 node.wake()
@@ -108,9 +109,15 @@ def _unary(node: Node, method: methods.Method, function: Callable[..., Any]) -> 
     return answer
 
 
+def _readable(request: Any) -> None:
+    if isinstance(request, OrlopError):
+        raise request
+
+
 def _streaming(node: Node, method: methods.Method, function: Callable[..., Any]) -> Callable[..., Any]:
     async def answer(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
         try:
+            _readable(request)
             async for item in function(node, request):
                 yield item
         except Exception as error:
@@ -123,6 +130,10 @@ async def _refuse(method: methods.Method, context: grpc.aio.ServicerContext[Any,
     """End the call with the code that fits. What is no error of ours is a defect: the log has where it is."""
     if isinstance(error, OrlopError):
         code, text = _STATUS[CODES[error.kind][0]], str(error)
+    elif isinstance(error, OSError):
+        log.exception("%s failed", method.name)
+        known = from_os(error, method.name)
+        code, text = _STATUS[CODES[known.kind][0]], str(known)
     else:
         log.exception("%s failed", method.name)
         code, text = grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}"

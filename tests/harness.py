@@ -28,6 +28,7 @@ from orlop.network.plan import names_for, veth_name
 
 HERE = Path(__file__).parent
 PROGRAM = HERE.parent / "src/orlop/__main__.py"
+SLOWER = 20 if "ORLOP_QEMU" in os.environ else 1  # the machine of scripts/qemu is emulated by software
 IMAGES = ("busybox", "debian", "redis", "nginx")
 
 
@@ -40,7 +41,7 @@ def free_port() -> int:
 
 def wait_for(condition: Callable[[], object], what: str, seconds: float = 15.0) -> None:
     """Wait until `condition` holds, or fail."""
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + seconds * SLOWER
     while not condition():
         assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
         time.sleep(0.02)
@@ -73,7 +74,7 @@ class Orlop:
             text=True,
             errors="replace",
             env=os.environ | (env or {}),
-            timeout=timeout,
+            timeout=timeout * SLOWER,
         )
         assert "Traceback" not in done.stderr, done.stderr
         if code is not None:
@@ -194,7 +195,7 @@ class Terminal:
 
     def expect(self, pattern: str, seconds: float = 15.0) -> str:
         """Read until what came since the last call matches; the text up to the end of the match."""
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + seconds * SLOWER
         while not (found := re.search(pattern.encode(), self.seen)):
             left = deadline - time.monotonic()
             assert left > 0, f"no {pattern!r} in {self.seen!r}"
@@ -210,7 +211,7 @@ class Terminal:
 
     def wait(self, seconds: float = 15.0) -> int:
         """The exit status, as a shell counts it."""
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + seconds * SLOWER
         while True:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
             if pid:

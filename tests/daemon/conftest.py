@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.harness import SLOWER
 
 SOURCE = Path(__file__).parents[2] / "src"
 FRONT = SOURCE / "orlop/_native/orlop-front"
@@ -54,7 +55,7 @@ class Daemon:
                 env={**os.environ, "PYTHONPATH": str(self.source)},
                 start_new_session=True,
             )
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 20 * SLOWER
         while not (self.answers() and len(children(process.pid)) == 2):
             assert process.poll() is None, self.log.read_text()
             assert time.monotonic() < deadline, self.log.read_text()
@@ -70,7 +71,7 @@ class Daemon:
             env=self.environment,
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=30 * SLOWER,
             **more,  # type: ignore[call-overload]
         )
         assert ok is None or (done.returncode == 0) == ok, done
@@ -83,7 +84,7 @@ class Daemon:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
             try:
-                self.process.wait(10)
+                self.process.wait(10 * SLOWER)
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from tests.daemon.conftest import COLD_STATUS, SOURCE, Daemon
 from tests.daemon.test_daemon import Warm, up, wait_for
+from tests.harness import SLOWER
 from tests.runtime.test_runtime_cli import Lab
 
 pytestmark = pytest.mark.root
@@ -59,7 +60,7 @@ def test_commands_go_on_while_the_daemon_begins_anew(warm: Warm) -> None:
         wait_for(lambda: says(warm.daemon, "changed version"))
         assert len(old & warm.daemon.workers()) == 2
         warm.lab("kill", warm.lab.id("one"), "KILL")
-        assert one.wait(10) == 137
+        assert one.wait(10 * SLOWER) == 137
         wait_for(lambda: len(old & warm.daemon.workers()) == 1)
         two.kill()  # the daemon still knows which worker that is
         wait_for(lambda: not old & warm.daemon.workers())
@@ -110,7 +111,7 @@ class Activated:
     def version(self) -> subprocess.CompletedProcess[str]:
         environment = {**os.environ, "ORLOP_RUNTIME_SOCKET": str(self.path)}
         words = [str(self.front), "--version"]
-        return subprocess.run(words, env=environment, capture_output=True, text=True, timeout=20)
+        return subprocess.run(words, env=environment, capture_output=True, text=True, timeout=20 * SLOWER)
 
 
 def test_a_socket_of_the_service_manager_outlives_daemons(tmp_path: Path) -> None:
@@ -122,7 +123,7 @@ def test_a_socket_of_the_service_manager_outlives_daemons(tmp_path: Path) -> Non
                 wait_for(lambda: manager.version().stdout.startswith("orlop-runtime version"), 20)
             finally:
                 daemon.send_signal(signal.SIGTERM)
-            assert daemon.wait(10) == 0
+            assert daemon.wait(10 * SLOWER) == 0
             assert daemon.stdout is not None
             assert daemon.stdout.read() == ""
         assert manager.path.exists()
@@ -132,7 +133,7 @@ def test_a_socket_of_the_service_manager_outlives_daemons(tmp_path: Path) -> Non
 
 def test_a_socket_of_another_kind_is_refused(tmp_path: Path) -> None:
     with Activated(tmp_path, socket.SOCK_STREAM).start() as daemon:
-        assert daemon.wait(10) == 1
+        assert daemon.wait(10 * SLOWER) == 1
         assert daemon.stdout is not None
         assert daemon.stdout.read() == (
             "orlop: LISTEN_FDS: the socket must be of the kind SOCK_SEQPACKET (ListenSequentialPacket=)\n"

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 from tests.daemon.conftest import COLD_STATUS, Daemon
-from tests.runtime.test_runtime_cli import Lab
+from tests.harness import SLOWER
+from tests.runtime.test_runtime_cli import Lab, groups_of
 
 pytestmark = pytest.mark.root
 
@@ -45,12 +46,12 @@ def warm(mine: Daemon, tmp_path: Path) -> Iterator[Warm]:
     yield Warm(mine, lab)
     for identifier in lab("list", "-q").stdout.split():
         lab("delete", "--force", identifier)
-    assert not list(Path("/sys/fs/cgroup").glob("*/orlop/" + lab.prefix + "*"))
+    assert not groups_of(lab.prefix)
     assert str(tmp_path) not in Path("/proc/self/mountinfo").read_text()
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 10) -> None:
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + seconds * SLOWER
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -70,13 +71,13 @@ def test_a_container_is_its_callers_child(warm: Warm) -> None:
         parent = Path(f"/proc/{warm.lab.state()['pid']}/status").read_text()
         assert f"PPid:\t{process.pid}\n" in parent
         warm.lab("kill", warm.lab.id(), "KILL")
-        assert process.wait(10) == 137
+        assert process.wait(10 * SLOWER) == 137
 
 
 def test_a_daemon_killed_in_the_middle_leaves_a_container_that_can_be_deleted(warm: Warm) -> None:
     with up(warm) as process:
         warm.daemon.process.kill()
-        assert process.wait(10) == 1
+        assert process.wait(10 * SLOWER) == 1
         assert process.stderr is not None
         assert process.stderr.readline() == "orlop-runtime: the daemon ended in the middle of the command\n"
     warm.lab("delete", "--force", warm.lab.id())
@@ -100,7 +101,7 @@ def test_a_worker_that_is_killed_is_an_error(warm: Warm) -> None:
         for worker in warm.daemon.workers():
             with contextlib.suppress(ProcessLookupError):  # a spare that has ended meanwhile
                 os.kill(worker, signal.SIGKILL)
-        assert process.wait(10) == 1
+        assert process.wait(10 * SLOWER) == 1
     warm.lab("delete", "--force", warm.lab.id())
     assert warm.daemon("--version").returncode == 0
 
@@ -110,7 +111,7 @@ def test_eight_at_once(warm: Warm) -> None:
     processes = [warm.begin("run", "-b", str(warm.lab.bundle), warm.lab.id(f"c{n}")) for n in range(8)]
     for process in processes:
         with process:
-            assert process.wait(30) == 7, process.stderr.read() if process.stderr else ""
+            assert process.wait(30 * SLOWER) == 7, process.stderr.read() if process.stderr else ""
 
 
 def status_of(worker: int) -> dict[str, str]:
@@ -132,7 +133,7 @@ def test_a_worker_serves_again_and_keeps_nothing(warm: Warm) -> None:
     warm.lab.configure("sh", "-c", "test $(umask) = 0022")
     words = ("run", "-b", str(warm.lab.bundle), warm.lab.id())
     workers = warm.daemon.workers()
-    assert warm.begin(*words).wait(10) == 0
+    assert warm.begin(*words).wait(10 * SLOWER) == 0
     before = {worker: status_of(worker) for worker in workers}
     reader, writer = os.pipe()
 
@@ -147,7 +148,7 @@ def test_a_worker_serves_again_and_keeps_nothing(warm: Warm) -> None:
     for number in range(6):
         command = warm.words("run", "--preserve-fds", "1", *words[1:3], warm.lab.id(f"n{number}"))
         environment = {**warm.daemon.environment, "ODD": "1"}
-        done = subprocess.run(command, env=environment, preexec_fn=odd, pass_fds=(3, 4), timeout=20)
+        done = subprocess.run(command, env=environment, preexec_fn=odd, pass_fds=(3, 4), timeout=20 * SLOWER)
         assert done.returncode == 0
     os.close(writer)
     os.close(reader)
@@ -159,7 +160,7 @@ def test_what_a_command_prints_ends_with_it(mine: Daemon) -> None:
     reader, writer = os.pipe()
     front = subprocess.Popen([str(mine.front), "--version"], env=mine.environment, stdout=writer)
     os.close(writer)
-    assert front.wait(10) == 0
+    assert front.wait(10 * SLOWER) == 0
     os.set_blocking(reader, False)
     assert os.read(reader, 4096).startswith(b"orlop-runtime")
     assert os.read(reader, 4096) == b""  # else: BlockingIOError
@@ -180,7 +181,7 @@ def test_workers_that_are_too_many_leave(warm: Warm) -> None:
         warm.lab("kill", warm.lab.id(f"c{number}"), "KILL")
     for process in running:
         with process:
-            assert process.wait(10) == 137
+            assert process.wait(10 * SLOWER) == 137
     wait_for(lambda: len(warm.daemon.workers()) <= 3)
     assert warm.daemon("--version").returncode == 0
 
@@ -188,7 +189,9 @@ def test_workers_that_are_too_many_leave(warm: Warm) -> None:
 def test_of_hundreds_at_once_none_is_lost(mine: Daemon) -> None:
     """Connections come and go faster than the daemon hears of them, and their numbers are used again."""
     script = f"seq 400 | xargs -P 8 -I{{}} {mine.front} --version"
-    done = subprocess.run(["sh", "-c", script], env=mine.environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        ["sh", "-c", script], env=mine.environment, capture_output=True, text=True, timeout=60 * SLOWER
+    )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.count("orlop-runtime version") == 400
 
@@ -199,13 +202,13 @@ def test_sigterm_lets_commands_end(warm: Warm) -> None:
         wait_for(lambda: len(warm.daemon.workers()) == 1)
         assert warm.daemon("--version", ok=None).returncode == COLD_STATUS
         warm.lab("kill", warm.lab.id(), "KILL")
-        assert process.wait(10) == 137
-    assert warm.daemon.process.wait(10) == 0
+        assert process.wait(10 * SLOWER) == 137
+    assert warm.daemon.process.wait(10 * SLOWER) == 0
     assert not warm.daemon.socket.exists()
 
 
 def test_a_second_daemon_refuses(mine: Daemon) -> None:
-    second = subprocess.run(mine.command(), env=mine.environment, capture_output=True, text=True, timeout=20)
+    second = subprocess.run(mine.command(), env=mine.environment, capture_output=True, text=True, timeout=20 * SLOWER)
     assert second.returncode == 1
     assert "a daemon is listening" in second.stderr
     assert mine("--version").returncode == 0
@@ -213,13 +216,13 @@ def test_a_second_daemon_refuses(mine: Daemon) -> None:
 
 def test_another_mount_namespace_goes_cold(mine: Daemon) -> None:
     words = ["unshare", "--mount", str(mine.front), "--version"]
-    done = subprocess.run(words, env=mine.environment, capture_output=True, text=True, timeout=20)
+    done = subprocess.run(words, env=mine.environment, capture_output=True, text=True, timeout=20 * SLOWER)
     assert (done.returncode, done.stderr) == (COLD_STATUS, "cold: --version\n")
 
 
 def test_fewer_capabilities_go_cold(mine: Daemon) -> None:
     words = ["setpriv", "--bounding-set", "-net_admin", str(mine.front), "--version"]
-    done = subprocess.run(words, env=mine.environment, capture_output=True, text=True, timeout=20)
+    done = subprocess.run(words, env=mine.environment, capture_output=True, text=True, timeout=20 * SLOWER)
     assert done.returncode == COLD_STATUS
 
 

@@ -33,6 +33,6 @@ def lab(tmp_path: Path, daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> Iter
     yield found
     for identifier in found("list", "-q").stdout.split():
         found("delete", "--force", identifier)
-    assert not list(Path("/sys/fs/cgroup").glob("*/orlop/" + found.prefix + "*"))
+    assert not test_runtime_cli.groups_of(found.prefix)
     assert str(tmp_path) not in Path("/proc/self/mountinfo").read_text()
     assert not found.root.exists() or set(os.listdir(found.root)) <= {".seccomp"}

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.harness import SLOWER
 from tests.runtime.test_runtime_cli import Lab, groups_of
 
 HERE = Path(__file__).parent
@@ -64,7 +65,7 @@ class Box(Lab):
 
 
 def until(condition: Callable[[], object], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + seconds * SLOWER
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from tests.hardening.conftest import SOURCE_PATH, Box, until
+from tests.harness import SLOWER
 
 from orlop.spec import capabilities
 
@@ -36,7 +37,7 @@ def test_the_helper_is_not_overwritten_through_proc_exe(box: Box) -> None:
     before = helper_digest()
     (box.rootfs / "bin/trap").write_text("#!/proc/self/exe\n")
     (box.rootfs / "bin/trap").chmod(0o755)
-    box.watch("overwrite", "60", **all_capabilities())
+    box.watch("overwrite", str(60 * SLOWER), **all_capabilities())
     for _ in range(8):
         box("exec", box.id(), "/bin/trap", ok=None)
         box("exec", box.id(), "/bin/true", ok=None)
@@ -58,7 +59,7 @@ def test_the_joining_process_is_closed_to_those_inside(box: Box, kind: str) -> N
         changes["linux__namespaces"] = [*box.config()["linux"]["namespaces"], {"type": "user"}]
     for name in ("proc", "sys", "dev"):
         (box.rootfs / name).mkdir()
-    box.watch("join", "60", "true", **changes)
+    box.watch("join", str(60 * SLOWER), "true", **changes)
     for _ in range(12):
         box("exec", box.id(), "/bin/true")
     found = box.found()
@@ -112,7 +113,9 @@ def test_a_directory_as_standard_input_is_no_way_out(box: Box) -> None:
             (box.rootfs / "link").unlink(missing_ok=True)
             (box.rootfs / "link").symlink_to("/proc/self/fd/0")
             command = box.command("exec", "--cwd", cwd, identifier, "pwd")
-            done = subprocess.run(command, stdin=host, capture_output=True, text=True, env=environment, timeout=30)
+            done = subprocess.run(
+                command, stdin=host, capture_output=True, text=True, env=environment, timeout=30 * SLOWER
+            )
             assert done.returncode, done
             assert not done.stdout
     finally:
@@ -147,7 +150,7 @@ def test_exec_with_hostile_files_of_users(box: Box, name: str, kind: str) -> Non
     started = time.monotonic()
     identifier = box.up()
     done = box("exec", identifier, "sh", "-c", "echo home=$HOME", ok=None)
-    assert time.monotonic() - started < 15
+    assert time.monotonic() - started < 15 * SLOWER
     assert "of-the-host" not in done.stdout
     assert done.returncode == 0 or done.stderr.count("\n") == 1
 
@@ -179,7 +182,7 @@ def test_a_fork_bomb_ends(box: Box, verb: str) -> None:
     started = time.monotonic()
     box(*(("kill", "--all", identifier, "KILL") if verb == "kill" else ("delete", "--force", identifier)))
     until(lambda: not processes(identifier), 10)
-    assert time.monotonic() - started < 15
+    assert time.monotonic() - started < 15 * SLOWER
 
 
 @pytest.mark.parametrize("verb", ["kill", "delete"])

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-from tests.harness import wait_for
+from tests.harness import SLOWER, wait_for
 from tests.rootless.ids import COUNT, FIRST, GID, UID
 
 SOURCE = Path(__file__).parents[2] / "src"
@@ -118,7 +118,7 @@ class User:
                 stderr=err,
                 env=self.environment | (env or {}),
                 cwd=self.bundle,
-                timeout=60,
+                timeout=60 * SLOWER,
                 **more,
             )
         result = subprocess.CompletedProcess(words, done.returncode, paths[0].read_text(), paths[1].read_text())

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.harness import wait_for
+from tests.harness import SLOWER, wait_for
 from tests.rootless.conftest import GID, UID, User
 
 from orlop.cgroups.facts import points
@@ -101,7 +101,7 @@ def _in(group: Path, user: User, *words: str, code: int = 0) -> str:
         stdin=subprocess.DEVNULL,
         stdout=(user.directory / "out").open("w"),
         stderr=(user.directory / "err").open("w"),
-        timeout=120,
+        timeout=120 * SLOWER,
     )
     said = (user.directory / "err").read_text()
     assert done.returncode == code, said

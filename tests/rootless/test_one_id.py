@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.harness import Terminal, wait_for
+from tests.harness import SLOWER, Terminal, wait_for
 from tests.rootless.conftest import GID, UID, User
 
 
@@ -71,7 +71,7 @@ def test_exit_status_and_signals_of_the_foreground(user: User) -> None:
         assert process.stdout is not None
         assert process.stdout.readline() == b"up\n"
         process.send_signal(signal.SIGTERM)
-        assert process.wait(10) == 9
+        assert process.wait(10 * SLOWER) == 9
 
 
 def test_all_processes_are_found_without_a_control_group(user: User) -> None:

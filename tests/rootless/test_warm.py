@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 from tests.daemon.conftest import COLD_STATUS, children
-from tests.harness import wait_for
+from tests.harness import SLOWER, wait_for
 from tests.rootless.conftest import User, a_user
 from tests.rootless.ids import COUNT, FIRST, UID
+from tests.rootless.test_delegated import subtree, test_v2_a_delegated_subtree_is_used  # noqa: F401
 from tests.rootless.test_one_id import *  # noqa: F403 - the tests themselves
 
 
@@ -78,7 +79,7 @@ def daemon(warm_program: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
         process = found.serve()
         yield f"{found.runtime_directory}/orlop/runtime.sock", process
         process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 0
+        assert process.wait(20 * SLOWER) == 0
         assert (found.directory / "log").read_text() == ""
         assert os.listdir(found.runtime_directory / "orlop") == []
 
@@ -115,16 +116,16 @@ def test_it_is_found_in_the_runtime_directory_and_nowhere_else(
     words = user.as_user(*user.command("--version"))
     for directory, code in ((there, 0), (str(user.runtime_directory), COLD_STATUS), ("", COLD_STATUS)):
         environment = {"PATH": os.environ["PATH"], "XDG_RUNTIME_DIR": directory}
-        assert subprocess.run(words, env=environment, capture_output=True, timeout=60).returncode == code
+        assert subprocess.run(words, env=environment, capture_output=True, timeout=60 * SLOWER).returncode == code
     environment = {"PATH": os.environ["PATH"]}
-    assert subprocess.run(words, env=environment, capture_output=True, timeout=60).returncode == COLD_STATUS
+    assert subprocess.run(words, env=environment, capture_output=True, timeout=60 * SLOWER).returncode == COLD_STATUS
 
 
 def _front(user: WarmUser, *become: str, socket: str) -> int:
     """The exit status of the front end for somebody."""
     environment = {"PATH": os.environ["PATH"], "ORLOP_RUNTIME_SOCKET": socket}
     done = subprocess.run(
-        [*become, *user.command("--version")], env=environment, capture_output=True, text=True, timeout=60
+        [*become, *user.command("--version")], env=environment, capture_output=True, text=True, timeout=60 * SLOWER
     )
     return done.returncode
 
@@ -157,7 +158,7 @@ def test_a_user_does_not_take_roots_daemon(user: WarmUser) -> None:
             assert _front(user, *user.as_user(), socket=str(path)) == COLD_STATUS
         finally:
             process.terminate()
-            assert process.wait(20) == 0
+            assert process.wait(20 * SLOWER) == 0
 
 
 def test_a_second_daemon_is_refused(user: WarmUser, daemon: tuple[str, subprocess.Popen[bytes]]) -> None:
@@ -168,7 +169,7 @@ def test_a_second_daemon_is_refused(user: WarmUser, daemon: tuple[str, subproces
 def _serve(user: WarmUser, *words: str, **changes: str) -> subprocess.CompletedProcess[str]:
     """A daemon that must not start."""
     done = subprocess.run(
-        user.serve_command(*words), env=user.environment | changes, capture_output=True, text=True, timeout=60
+        user.serve_command(*words), env=user.environment | changes, capture_output=True, text=True, timeout=60 * SLOWER
     )
     assert done.returncode == 1, done
     return done
@@ -195,7 +196,7 @@ def test_a_container_is_its_callers_child(user: WarmUser) -> None:
         status = Path(f"/proc/{user.state()['pid']}/status").read_text()
         assert f"PPid:\t{process.pid}\n" in status
         user("kill", user.id(), "KILL")
-        assert process.wait(20) == 137
+        assert process.wait(20 * SLOWER) == 137
 
 
 def test_a_user_with_subordinate_ids_is_served(user: WarmUser) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from tests.harness import SLOWER
 
 from orlop.runtime.default_spec import default_spec
 
@@ -77,7 +78,7 @@ class Lab:
                 stdout=output,
                 stderr=errors,
                 env={**os.environ, "PYTHONPATH": str(SOURCE)} | more.pop("env", {}),
-                timeout=60,
+                timeout=60 * SLOWER,
                 check=False,
                 **more,
             )
@@ -127,7 +128,7 @@ def groups_of(prefix: str) -> list[str]:
 
 
 def wait_for(condition: Any, seconds: float = 10) -> None:
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + seconds * SLOWER
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -183,7 +184,7 @@ def test_signals_are_passed_on(lab: Lab) -> None:
         assert process.stdout is not None
         assert process.stdout.readline() == b"up\n"
         process.terminate()
-        assert process.wait(20) == 9
+        assert process.wait(20 * SLOWER) == 9
 
 
 def test_a_program_that_is_missing_fails_create_with_one_line(lab: Lab) -> None:
@@ -607,7 +608,7 @@ def test_a_container_that_is_killed_while_it_starts_has_not_started(lab: Lab) ->
         again = lab("start", lab.id(), ok=False)
         assert again.stderr == f"orlop-runtime: cannot start container {lab.id()}: it is being started already\n"
         os.kill(pid, signal.SIGKILL)
-        said = starting.communicate(timeout=20)[1].decode()
+        said = starting.communicate(timeout=20 * SLOWER)[1].decode()
     assert starting.returncode == 1
     assert said == f"orlop-runtime: cannot start container {lab.id()}: it ended before its program ran\n"
     assert lab.state()["status"] == "stopped"

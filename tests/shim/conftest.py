@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.harness import SLOWER
 
 from orlop.shim import spawn
 from orlop.shim.client import ShimClient
@@ -91,7 +92,7 @@ class Lab:
     @staticmethod
     def until(condition: Callable[[], Any], seconds: float = 10.0) -> Any:
         """The condition's value once it is true."""
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + seconds * SLOWER
         while not (value := condition()):
             assert time.monotonic() < deadline, "waited in vain"
             time.sleep(0.01)

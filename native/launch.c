@@ -496,14 +496,13 @@ static int op_Chroot(const struct Chroot *a) {
   return fchdir(slots[a->root]) || chroot(".") || chdir("/") ? -errno : !(pivoted = 1);
 }
 static int op_Umount(const struct Umount *a) {
-  char path[NAME_MAX + 64], name[NAME_MAX + 1];
+  char name[NAME_MAX + 1];
   if (a->at < 0) return done(umount2(a->path, (int)a->flags));
   int fd = resolve(a->at, a->path, O_PATH, 0), e;
   if (fd < 0) return -errno;
   close(fd); /* it would keep the mount busy: named by the directory that it is in */
   if ((fd = parent_of(a->at, a->path, name)) < 0) return -errno;
-  snprintf(path, sizeof path, "/proc/self/fd/%d/%s", fd, name);
-  e = done(umount2(path, (int)a->flags | UMOUNT_NOFOLLOW));
+  e = done(fchdir(fd) ? -1 : umount2(name, (int)a->flags | UMOUNT_NOFOLLOW)); /* not by /proc: it may be the container's */
   close(fd);
   return e;
 }

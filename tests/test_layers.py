@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,7 @@ FORBIDDEN_IN_PURE = {"os", "socket", "subprocess", "ctypes", "shutil", "tempfile
 ALLOWED = {("spec.errors", "os")}  # strerror only: a table of texts
 
 
+@cache
 def modules() -> list[tuple[str, Path]]:
     found = []
     for path in sorted(SOURCE.rglob("*.py")):
@@ -102,6 +104,11 @@ def modules() -> list[tuple[str, Path]]:
     return found
 
 
+@cache
+def known_modules() -> set[str]:
+    return {f"orlop.{name}" for name, _ in modules()}
+
+
 def level(name: str) -> int:
     parts = name.split(".")
     for length in range(len(parts), 0, -1):
@@ -110,6 +117,7 @@ def level(name: str) -> int:
     raise AssertionError(f"{name}: give it a level in LEVELS")
 
 
+@cache
 def imports(path: Path, at_start: bool = False) -> set[str]:
     """Modules that a file names in imports; `at_start`: only those that importing the file itself brings in."""
     found: set[str] = set()
@@ -118,7 +126,7 @@ def imports(path: Path, at_start: bool = False) -> set[str]:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            known = {f"orlop.{name}" for name, _ in modules()}
+            known = known_modules()
             names = {f"{node.module}.{alias.name}" for alias in node.names}
             # `from package import module` is an import of the module; of the package only where it defines the name
             found |= (names & known) or {node.module}

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -35,10 +35,11 @@ class Client:
 
 
 class Daemon:
-    """`orlop serve` with its own directories under `base`."""
+    """`orlop serve` with its own directories under `base`. `under` are words that start another program, as unshare."""
 
-    def __init__(self, base: Path) -> None:
+    def __init__(self, base: Path, under: Sequence[str] = ()) -> None:
         self.base = base
+        self.under = under
         self.socket = base / "cri.sock"
         self.root, self.state = base / "root", base / "state"
         self.config = base / "config.toml"
@@ -47,7 +48,6 @@ class Daemon:
         self.configure("")
         self.log = base / "log"
         self.process: subprocess.Popen[bytes] | None = None
-        self.prefix: tuple[str, ...] = ()  # words before the command, as `unshare -n`
 
     def configure(self, text: str, cri: str = "") -> None:
         """The configuration file: tables, and further lines of `cri`'s."""
@@ -58,7 +58,7 @@ class Daemon:
         words += ["--cri-socket", str(self.socket), "--socket", str(self.base / "runtime.sock")]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [*self.prefix, sys.executable, "-m", "orlop", *words], stderr=log, env=os.environ | environment
+                [*self.under, sys.executable, "-m", "orlop", *words], stderr=log, env=os.environ | environment
             )
         client = Client(self.socket)
         grpc.channel_ready_future(client.channel).result(30)
@@ -93,8 +93,14 @@ def container_config(image: str, *command: str, name: str = "main", **fields: An
 
 @pytest.fixture(scope="module")
 def daemon() -> Iterator[Daemon]:
+    with served() as found:
+        yield found
+
+
+@contextmanager
+def served(*under: str) -> Iterator[Daemon]:
     """A daemon with a store on a tmpfs. No container may be left when its tests are through."""
-    with serving() as found:
+    with serving(*under) as found:
         yield found
 
 
@@ -114,8 +120,7 @@ def serving(*prefix: str, config: str = "", cri: str = "") -> Iterator[Daemon]:
     """A daemon with a store on a tmpfs, started with `prefix` before its command. No container may be left."""
     base = Path("/dev/shm") / f"orlop-cri-{os.getpid()}-{uuid.uuid4().hex[:6]}"
     base.mkdir()
-    found = Daemon(base)
-    found.prefix = prefix
+    found = Daemon(base, prefix)
     found.configure(config, cri)
     found.start()
     try:

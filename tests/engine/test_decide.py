@@ -80,3 +80,8 @@ def test_container_that_was_to_be_removed_at_its_end_is_removed_by_whoever_looks
     assert settle_action("exited", False, "none", held=True, rebooted=False, finished=True) == "remove"
     assert settle_action("exited", True, "none", held=True, rebooted=False, finished=True) == "nothing"
     assert settle_action("exited", False, "none", held=True, rebooted=False, finished=False) == "release"
+
+
+def test_what_nobody_will_ever_start_is_removed() -> None:
+    assert settle_action("created", False, "none", held=False, rebooted=False, finished=True) == "remove"
+    assert settle_action("created", True, "none", held=False, rebooted=False, finished=True) == "nothing"

@@ -11,7 +11,7 @@ import pytest
 
 from orlop.engine.config import ContainerConfig, LogConfig, NetworkRequest, PodRequest
 from orlop.engine.engine import Engine
-from orlop.engine.records import Container
+from orlop.engine.records import Container, Owner
 from orlop.spec.errors import AlreadyExists, FailedPrecondition
 
 pytestmark = pytest.mark.root
@@ -101,10 +101,12 @@ def test_containers_share_what_the_sandbox_holds(engine: Engine, tmp_path: Path)
     assert engine.containers.list(all=True) == []
 
 
-def test_a_sandbox_that_was_never_started_is_removed(engine: Engine) -> None:
+def test_a_sandbox_that_was_never_started_is_removed_once_its_maker_is_dead(engine: Engine) -> None:
     from orlop.engine.create import create
 
     half = create(engine, msgspec.structs.replace(SANDBOX, rootfs="/", read_only=True, entrypoint=("/pause",)))
     assert engine.pods.list() == []
-    assert [gone.id for gone in engine.pods.recover()] == [half.id]
+    assert engine.pods.recover() == ([], [])
+    engine.containers.store.change(half.id, "", owner=Owner(pid=os.getpid(), start_time=1))
+    assert engine.pods.recover() == ([half.id], [])
     assert engine.containers.list(all=True) == []

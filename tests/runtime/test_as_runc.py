@@ -322,7 +322,7 @@ def test_a_mount_has_the_mappings_of_a_user_namespace_that_is_joined(lab: Lab, t
 
 
 def test_hooks_in_the_container_work_in_its_root(lab: Lab) -> None:  # noqa: F811
-    hook = {"path": "/bin/sh", "args": ["sh", "-c", "touch ./bin/made"]}
+    hook = {"path": "/bin/sh", "args": ["sh", "-c", "touch ./bin/made; test -e ./proc/self"]}
     lab.run("true", hooks={"createContainer": [hook]})
     assert (lab.rootfs / "bin/made").exists()
 

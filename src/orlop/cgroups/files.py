@@ -7,26 +7,31 @@ import os
 
 
 def read(path: str) -> str:
-    """The whole content of a file. One of a group that was removed since it was opened (ENODEV) is not there."""
+    """The whole content of a file. Raises FileNotFoundError too where its group goes once it is open (ENODEV,
+    fs/kernfs/file.c)."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         data = b""
         while chunk := os.read(fd, 1 << 16):
             data += chunk
     except OSError as error:
-        if error.errno == errno.ENODEV:
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path) from error
-        raise
+        if error.errno != errno.ENODEV:
+            raise
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path) from None
     finally:
         os.close(fd)
     return data.decode("utf-8", "replace")
 
 
 def write_file(path: str, value: str) -> None:
-    """Write in one go, as control files want it."""
+    """Write in one go, as control files want it. Raises FileNotFoundError also where its group is removed meanwhile."""
     fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
         os.write(fd, value.encode() or b"\n")
+    except OSError as error:
+        if error.errno != errno.ENODEV or os.path.exists(path):  # a limit for a device that there is not, too
+            raise
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path) from None
     finally:
         os.close(fd)
 

@@ -193,7 +193,7 @@ def _try_thaw(group: Group) -> None:
         elif group.host.unified:
             write_file(f"{group.directory('unified')}/cgroup.freeze", "0")
     except OSError as error:
-        if error.errno not in (errno.ENOENT, errno.ENODEV):  # removed before it was opened, or since
+        if error.errno not in (errno.ENOENT, errno.ENODEV):  # gone, before it was opened or after
             raise
 
 

@@ -33,6 +33,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "features": ("runtime_show", "show what this runtime can do"),
     "kill": ("runtime_manage", "send a signal to a container's first process"),
     "list": ("runtime_manage", "list containers"),
+    "mounts": ("runtime_mounts", "add mounts to a running container, or remove them"),
     "pause": ("runtime_manage", "suspend all processes of a container"),
     "plan": ("runtime_show", "show the operations that would create a bundle's container"),
     "ps": ("runtime_manage", "list the processes of a container"),
@@ -68,10 +69,11 @@ _ROOTLESS: dict[str, bool | None] = {"auto": None} | dict.fromkeys(_TRUE, True) 
 
 
 def default_root() -> str:
-    """Root's own directory, or one of the user's; root in a user namespace is by $USER who it was outside. Raises
-    InvalidArgument where there is none: any other place could be somebody else's."""
+    """Root's own directory, or one of the user's. Root in a user namespace is by $USER who it was outside; where that
+    is not set, as beneath Podman, its $XDG_RUNTIME_DIR counts. Raises InvalidArgument where there is none: any other
+    place could be somebody else's."""
     own = os.environ.get("XDG_RUNTIME_DIR", "")
-    if os.geteuid() == 0 and not (own and os.environ.get("USER", "root") != "root" and _in_user_namespace()):
+    if os.geteuid() == 0 and not (own and os.environ.get("USER") != "root" and _in_user_namespace()):
         return ROOT
     if not own.startswith("/"):
         raise InvalidArgument("--root: is needed where $XDG_RUNTIME_DIR is not set")

@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 
 from orlop._stubs.cri import api_pb2 as api
-from orlop.cri import answers, profiles, requests
+from orlop.cri import answers, cdi, cdi_files, profiles, requests
 from orlop.cri.details import container_info
 from orlop.cri.node import Node
 from orlop.engine import lifecycle
 from orlop.engine.exec import read_spec
-from orlop.engine.pods import is_sandbox
-from orlop.engine.records import Container
+from orlop.engine.records import Container, is_sandbox
 from orlop.engine.start import Started
+from orlop.engine.steps import reached
 from orlop.spec.errors import FailedPrecondition, InvalidArgument, NotFound
 
 CHUNK = 500  # objects in one answer of a stream
@@ -41,6 +42,8 @@ def _create(node: Node, request: api.CreateContainerRequest) -> tuple[Container,
     options = request.config.linux.security_context.namespace_options
     target = _target(node, options, sandbox.id) if options.pid == api.TARGET else ""
     config = requests.container(request, answers.pod_request(sandbox), sandbox.id, target)
+    if devices := cdi.wanted((device.name for device in request.config.CDI_devices), request.config.annotations):
+        config = cdi.inject(config, cdi_files.read().edits(devices))
     began = time.time()
     made = node.engine.pods.create_container(profiles.resolved(config, request.config.mounts))
     return made, made.created >= began
@@ -68,19 +71,14 @@ def find(node: Node, identifier: str) -> Container:
 
 async def start(node: Node, request: api.StartContainerRequest) -> api.StartContainerResponse:
     def work() -> Started:
-        container = find(node, request.container_id)
-        if container.state != lifecycle.CREATED:
-            raise FailedPrecondition(f"container {container.id[:12]} is {container.state}: it is started once")
-        sandbox = node.engine.containers.store.get(container.config.pod.sandbox) if container.config.pod else None
-        if sandbox is None or not sandbox.running:
-            raise FailedPrecondition(f"container {container.id[:12]}: its pod sandbox is not ready")
-        return node.engine.containers.start(container.id, own=True)
+        return node.engine.pods.start_container(find(node, request.container_id))
 
     def watch(started: Started) -> None:
         loop.call_soon_threadsafe(node.exits.watch, started.container, started.client)
 
     loop = asyncio.get_running_loop()
     started = await node.begin(watch, work)  # it runs, and stays so, even if the caller has gone
+    reached("exits.started")
     node.exits.watch(started.container, started.client)
     return api.StartContainerResponse()
 
@@ -91,7 +89,8 @@ async def stop(node: Node, request: api.StopContainerRequest) -> api.StopContain
             raise InvalidArgument(f"timeout: {request.timeout} is below zero")
         if (container := _gone_is_fine(node, request.container_id)) is not None:
             signal = "" if request.timeout else "KILL"
-            node.engine.containers.stop(container.id, float(request.timeout), signal)
+            with suppress(NotFound):  # removed meanwhile
+                node.engine.containers.stop(container.id, float(request.timeout), signal)
 
     await node.call(work)
     return api.StopContainerResponse()
@@ -100,7 +99,9 @@ async def stop(node: Node, request: api.StopContainerRequest) -> api.StopContain
 async def remove(node: Node, request: api.RemoveContainerRequest) -> api.RemoveContainerResponse:
     def work() -> None:
         if (container := _gone_is_fine(node, request.container_id)) is not None:
-            node.engine.containers.remove(container.id, force=True, volumes=True)
+            with suppress(NotFound):
+                node.engine.containers.remove(container.id, force=True, volumes=True)
+            node.collector.after_removal()
 
     await node.call(work)
     return api.RemoveContainerResponse()

@@ -13,7 +13,7 @@ from orlop._stubs.cri import api_pb2 as api
 from orlop.cri import answers, containers
 from orlop.cri.node import Node
 from orlop.engine import events
-from orlop.engine.records import Container, Event
+from orlop.engine.records import Event, is_sandbox
 from orlop.spec.errors import NotFound
 
 _LOOK = 0.5  # seconds between looks at what others have done
@@ -53,8 +53,8 @@ def _message(node: Node, event: Event) -> api.ContainerEventResponse | None:
         container_event_type=_TYPES[event.action],
         created_at=answers.nanoseconds(event.time),
     )
-    sandbox = _sandbox(node, event.id)
-    if sandbox is not None:
+    sandbox = node.engine.containers.store.get(event.attributes.get("sandbox", event.id))
+    if sandbox is not None and is_sandbox(sandbox):
         message.pod_sandbox_status.CopyFrom(answers.pod_sandbox_status(sandbox))
         for container in node.engine.pods.containers(sandbox.id):
             try:
@@ -62,10 +62,3 @@ def _message(node: Node, event: Event) -> api.ContainerEventResponse | None:
             except NotFound:
                 continue
     return message
-
-
-def _sandbox(node: Node, identifier: str) -> Container | None:
-    found = node.engine.containers.store.get(identifier)
-    if found is None or found.config.pod is None or not found.config.pod.sandbox:
-        return found if found is not None and found.config.pod is not None else None
-    return node.engine.containers.store.get(found.config.pod.sandbox)

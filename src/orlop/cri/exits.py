@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from orlop.engine.exit import conclude
 from orlop.engine.records import Container
+from orlop.engine.steps import reached
 from orlop.shim.client import ShimClient
 from orlop.spec import cancel
 from orlop.spec.errors import OrlopError, Unavailable
@@ -22,14 +24,16 @@ if TYPE_CHECKING:
     from orlop.cri.node import Node
 
 log = logging.getLogger("orlop.cri.exits")
+_WORKERS = 8  # ends that are recorded at once; threads of their own, since calls may wait for long
 _PATIENCE = 10.0  # seconds with a plugin that does not give a network back; StopPodSandbox tries again
 
 
 class Exits:
-    """Belongs to the loop's thread, but for `began`."""
+    """Belongs to the loop's thread."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
+        self._pool = ThreadPoolExecutor(_WORKERS, thread_name_prefix="orlop-exit")
         self._clients: dict[str, ShimClient] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -37,23 +41,21 @@ class Exits:
         """Whether a container that the record says is running is known to: its shim would have told otherwise."""
         return container.running and container.id in self._clients
 
-    def watch(self, container: Container, client: ShimClient | None = None) -> None:
-        """Take over a container that runs. `client` owns its end already; without one, one is made.
+    def watch(self, container: Container, client: ShimClient | None) -> None:
+        """Take over a container that runs. `client` owns its end already.
 
         A container whose shim has gone meanwhile was taken care of by that shim.
         """
+        if client is None:
+            return
         if (known := self._clients.get(container.id)) is not None:
-            if client is not None and client is not known:
+            if client is not known:
                 client.close()
             return
         try:
-            if client is None:
-                client = ShimClient(self._node.engine.paths.run(container.id))
-                client.own()
             client.send(frames.encode(frames.WAIT))
-        except OrlopError:
-            if client is not None:
-                client.close()
+        except Unavailable:
+            client.close()
             return
         self._clients[container.id] = client
         asyncio.get_running_loop().add_reader(client.fileno(), self._readable, container, client)
@@ -74,27 +76,53 @@ class Exits:
     async def _conclude(self, container: Container, client: ShimClient) -> None:
         """Record the end. Where that fails the shim has it done, as the connection ends without a word."""
         try:
-            await self._node.call(self._record, container, client)
+            await asyncio.get_running_loop().run_in_executor(self._pool, self._record, container, client)
         except OrlopError as error:
             log.error("container %s: not all that follows its end could be done: %s", container.id[:12], error)
+        except Exception:
+            log.exception("container %s: its end could not be recorded", container.id[:12])
         finally:
             self._clients.pop(container.id, None)
             client.close()
-        self._node.wake()
+            self._node.wake()
 
     def _record(self, container: Container, client: ShimClient) -> None:
         with cancel.under(cancel.Token(_PATIENCE)):
             conclude(self._node.engine, container)
+        reached("exits.recorded")
         client.done()
 
-    def adopt(self, containers: list[Container]) -> None:
-        """Take over what ran before this daemon did."""
-        for container in containers:
-            if container.running:
-                self.watch(container)
+    async def adopt(self) -> int:
+        """Take over what runs without having been started by this daemon; how many containers that are."""
+        engine = self._node.engine
+        found = await self._node.call(engine.containers.store.all)
+        return sum(await asyncio.gather(*(self.take_over(container) for container in found if container.running)))
+
+    async def take_over(self, container: Container) -> bool:
+        """Watch a container that somebody else has started; whether its end is this daemon's now."""
+        if container.id not in self._clients:
+            self.watch(container, await self._node.call(self._connect, container))
+        return container.id in self._clients
+
+    def _connect(self, container: Container) -> ShimClient | None:
+        try:
+            client = ShimClient(self._node.engine.paths.run(container.id))
+        except OrlopError:
+            return None  # its shim has gone, and records the end, or the next look does
+        try:
+            client.own()
+        except OrlopError:
+            client.close()
+            return None
+        return client
 
     def close(self) -> None:
-        """Leave the containers to their shims."""
-        for client in self._clients.values():
+        """Leave the containers to their shims, once the ends that are being recorded are."""
+        watched = set(self._clients.values())
+        for task in self._tasks:
+            task.cancel()
+        self._pool.shutdown()
+        for client in watched:
+            asyncio.get_running_loop().remove_reader(client.fileno())
             client.close()
         self._clients.clear()

@@ -7,11 +7,16 @@ may block the loop.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any, ParamSpec, TypeVar
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
+from orlop.cri.blobs import Blobs
+from orlop.cri.collector import Collector
 from orlop.cri.exits import Exits
 from orlop.cri.flights import Flights
 from orlop.cri.network import PodNetwork
@@ -20,13 +25,17 @@ from orlop.cri.settings import Settings
 from orlop.cri.streaming.backend import Backend
 from orlop.cri.streaming.limits import Limits
 from orlop.cri.streaming.server import Server
+from orlop.distribution.hosts import Hosts
 from orlop.engine import lifecycle, settle
 from orlop.engine.engine import Engine
-from orlop.engine.pods import is_sandbox
-from orlop.engine.records import Container
+from orlop.engine.records import Container, is_sandbox
 from orlop.spec import cancel
-from orlop.spec.errors import Unavailable
+from orlop.spec.errors import OrlopError, Unavailable
 
+if TYPE_CHECKING:
+    from orlop.distribution.client import Registry
+
+log = logging.getLogger("orlop.cri")
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -43,9 +52,23 @@ class Node:
         self.exits = Exits(self)
         self.samples = Samples()
         self.flights = Flights(self)
+        self.blobs = Blobs(engine)
+        self.collector = Collector(engine)
         self.network = PodNetwork(engine, self.settings.network)
         self._stream_server: Server | None = None
         self._sleepers: set[asyncio.Event] = set()
+
+    @property
+    def hosts(self) -> Hosts:
+        """How registries are spoken to."""
+        return Hosts(tuple(map(Path, self.settings.certs)))
+
+    @cached_property
+    def registry(self) -> Registry:
+        """The client for pulls with no credentials but the machine's; made for the first of them."""
+        from orlop.distribution.client import Registry
+
+        return Registry(self.hosts)
 
     @property
     def stream_server(self) -> Server:
@@ -121,9 +144,17 @@ class Node:
         for container in self.engine.containers.store.all():
             if self.exits.watches(container):
                 found.append(container)
-            elif (now := settle.settled(self.engine, container, gone_ok=True)) is not None:
+            elif (now := self._settled(container)) is not None:
                 found.append(now)
         return found
+
+    def _settled(self, container: Container) -> Container | None:
+        """One that can't be settled, as with a network plugin that fails, must not keep the others from being seen."""
+        try:
+            return settle.settled(self.engine, container, gone_ok=True)
+        except OrlopError as error:
+            log.warning("container %s: %s", container.id[:12], error)
+            return container
 
     def sandboxes(self) -> list[Container]:
         """Those of them that are sandboxes, made whole."""
@@ -139,6 +170,7 @@ class Node:
         self.exits.close()
         self._pool.shutdown()
         self._members.shutdown()
+        self.collector.close()
 
 
 def _undo(done: Future[T], undo: Callable[[T], object]) -> None:

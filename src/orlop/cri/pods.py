@@ -14,6 +14,7 @@ from orlop.cri.node import Node
 from orlop.engine.records import Container
 from orlop.engine.remove import remove as engine_remove
 from orlop.engine.start import Started
+from orlop.engine.steps import reached
 from orlop.spec.errors import InvalidArgument, NotFound
 
 CHUNK = 500  # objects in one answer of a stream
@@ -37,7 +38,11 @@ async def run(node: Node, request: api.RunPodSandboxRequest) -> api.RunPodSandbo
             started.client.close()
 
     started = await node.flights.join(config.name, request.SerializeToString(deterministic=True), make, undo)
-    node.exits.watch(started.container, started.client)
+    reached("exits.started")
+    if started.client is not None:
+        node.exits.watch(started.container, started.client)
+    else:  # it is there already
+        await node.exits.take_over(started.container)
     return api.RunPodSandboxResponse(pod_sandbox_id=started.container.id)
 
 
@@ -54,6 +59,7 @@ async def remove(node: Node, request: api.RemovePodSandboxRequest) -> api.Remove
     def work() -> None:
         if (sandbox := _gone_is_fine(node, request.pod_sandbox_id)) is not None:
             node.engine.pods.remove(sandbox, node.each)
+            node.collector.after_removal()
 
     await node.call(work)
     return api.RemovePodSandboxResponse()

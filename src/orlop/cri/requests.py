@@ -85,6 +85,8 @@ def sandbox(request: api.RunPodSandboxRequest, network: str) -> ContainerConfig:
         pod=PodRequest(
             message=request.SerializeToString(deterministic=True),
             handler=request.runtime_handler,
+            masked_paths=(),  # nothing is mounted that would have to be hidden from it
+            readonly_paths=(),
             id_maps=id_maps,
             apparmor=profiles.apparmor,
             selinux=profiles.selinux,

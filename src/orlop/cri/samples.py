@@ -11,7 +11,8 @@ import msgspec
 from orlop._stubs.cri import api_pb2 as api
 
 _INTERVAL = 1_000_000_000  # nanoseconds that a rate is taken over, at least
-_DISK_AGE = 10.0  # seconds that a measured size of a writable layer counts
+_DISK_AGE = 10.0  # seconds that a measured size of a writable layer counts, at least
+_DISK_SHARE = 50  # and this many times what measuring took, so that big ones don't keep the disk busy
 
 
 class _Sample(msgspec.Struct, frozen=True):
@@ -25,7 +26,7 @@ class Samples:
     def __init__(self) -> None:
         self._lock = Lock()
         self._cpu: dict[str, tuple[_Sample, _Sample]] = {}
-        self._disk: dict[str, tuple[float, api.FilesystemUsage]] = {}
+        self._disk: dict[str, tuple[float, api.FilesystemUsage]] = {}  # with the end of its time
 
     def rate(self, identifier: str, now: int, total: int, started: float) -> int:
         """Billionths of a core in use since the look before the last one that lies an interval back."""
@@ -42,11 +43,12 @@ class Samples:
         moment = time.monotonic()
         with self._lock:
             found = self._disk.get(identifier)
-        if found is not None and moment - found[0] < _DISK_AGE:
+        if found is not None and moment < found[0]:
             return found[1]
         usage = measure()
+        took = time.monotonic() - moment
         with self._lock:
-            self._disk[identifier] = (moment, usage)
+            self._disk[identifier] = (moment + max(_DISK_AGE, took * _DISK_SHARE), usage)
         return usage
 
     def forget(self, living: set[str]) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from orlop.distribution.hosts import DIRECTORIES
+
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Defaults are those of a node that nobody has configured."""
@@ -12,4 +14,5 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     streaming_port: int = 0  # 0: any that is free
     stream_idle_timeout: float = 4 * 3600.0  # seconds
     pinned_images: tuple[str, ...] = ()  # references; kubelet's garbage collection leaves them alone
+    certs: tuple[str, ...] = tuple(map(str, DIRECTORIES))  # directories with a hosts.toml for each registry
     network: str = ""  # a network of the engine or a conflist by name; empty: the first conflist, else the bridge

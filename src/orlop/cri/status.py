@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import msgspec
 
 import orlop
@@ -9,6 +11,7 @@ from orlop._stubs.cri import api_pb2 as api
 from orlop.cri import requests
 from orlop.cri.network import Choice
 from orlop.cri.node import Node
+from orlop.runtime.host import kernel_version
 
 API_VERSION = "v1"
 
@@ -25,7 +28,7 @@ async def version(node: Node, request: api.VersionRequest) -> api.VersionRespons
 async def status(node: Node, request: api.StatusRequest) -> api.StatusResponse:
     network = await node.call(node.network.look)
     user_namespaces = not await node.call(lambda: node.engine.user_namespace_obstacle)
-    features = api.RuntimeHandlerFeatures(recursive_read_only_mounts=True, user_namespaces=user_namespaces)
+    features = api.RuntimeHandlerFeatures(recursive_read_only_mounts=_rro(), user_namespaces=user_namespaces)
     return api.StatusResponse(
         status=api.RuntimeStatus(
             conditions=[
@@ -42,6 +45,11 @@ async def status(node: Node, request: api.StatusRequest) -> api.StatusResponse:
             supplemental_groups_policy=True, user_namespaces_host_network=user_namespaces, mount_options=True
         ),
     )
+
+
+def _rro() -> bool:
+    """Whether all beneath a mount can be made read-only at once: mount_setattr(2), of Linux 5.12."""
+    return kernel_version(os.uname().release) >= (5, 12)
 
 
 def _network(choice: Choice) -> api.RuntimeCondition:

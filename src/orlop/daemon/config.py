@@ -14,6 +14,8 @@ from typing import Annotated, Any, get_args, get_type_hints
 import msgspec
 from msgspec import Meta
 
+from orlop.cri.pinned import Pinned
+from orlop.distribution.hosts import DIRECTORIES
 from orlop.spec.errors import InvalidArgument, NotFound, from_os
 
 PATH = "/etc/orlop/config.toml"
@@ -70,8 +72,12 @@ class Cri(_Table, frozen=True, kw_only=True):
     streaming_port: Annotated[Port, Meta(description="0: any that is free")] = 0
     stream_idle_timeout: Annotated[Seconds, Meta(description="Seconds without a byte that end a stream")] = 14400.0
     pinned_images: Annotated[
-        tuple[str, ...], Meta(description="Images that the kubelet's garbage collection leaves alone")
+        tuple[str, ...],
+        Meta(description="Images that the kubelet's garbage collection leaves alone; * stands for any characters"),
     ] = ()
+    certs: Annotated[
+        tuple[str, ...], Meta(description="Directories with a REGISTRY/hosts.toml for mirrors and certificates")
+    ] = tuple(map(str, DIRECTORIES))
     default_handler: Annotated[str, Meta(description="The handler of pods that name none")] = "orlop"
     handlers: Annotated[
         dict[str, Handler], Meta(description="Other OCI runtimes by the name that a RuntimeClass gives")
@@ -154,6 +160,11 @@ def _check(config: Config, path: str) -> None:
     cri = config.cri
     if cri.default_handler != "orlop" and cri.default_handler not in cri.handlers:
         raise InvalidArgument(f"{path}: cri.default_handler: there is no cri.handlers.{cri.default_handler[:64]}")
+    for image in cri.pinned_images:
+        try:
+            Pinned((image,))
+        except InvalidArgument as error:
+            raise InvalidArgument(f"{path}: cri.pinned_images: {error}") from None
     if "orlop" in cri.handlers:
         raise InvalidArgument(f"{path}: cri.handlers.orlop: the name is Orlop's own runtime's")
     for name, handler in cri.handlers.items():

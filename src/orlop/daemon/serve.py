@@ -96,19 +96,22 @@ def _settings(config: Config) -> Settings:
         streaming_port=cri.streaming_port,
         stream_idle_timeout=cri.stream_idle_timeout,
         pinned_images=cri.pinned_images,
+        certs=cri.certs,
         network=cri.network,
     )
 
 
 async def _recover(node: Node) -> None:
     """Finish or undo what a daemon before this one has left, and take over the containers that run."""
-    gone = await node.call(node.engine.pods.recover)
+    gone, errors = await node.call(node.engine.pods.recover)
     for sandbox in gone:
-        log.info("removed pod sandbox %s, which was half made", sandbox.id[:12])
-    running = await node.call(node.engine.containers.list)
-    node.exits.adopt(running)
-    if running:
-        log.info("took over %d running containers", len(running))
+        log.info("removed pod sandbox %s, which was half made or half removed", sandbox[:12])
+    for error in errors:
+        log.error("recovery: %s", error)
+    node.collector.keep()
+    count = await node.exits.adopt()
+    if count:
+        log.info("took over %d running containers", count)
 
 
 async def _keep_warm(config: Config) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from orlop.engine import image_mounts, oci, users
-from orlop.engine.config import ContainerConfig, MountRequest
+from orlop.engine.config import ContainerConfig, DeviceRequest, MountRequest
 from orlop.engine.oci_facts import ContainerFacts, HostDevice
 from orlop.engine.oci_namespaces import hostname, own_network
 from orlop.engine.oci_users import on_host, ranges
@@ -52,6 +52,9 @@ def make_bundle(engine: Engine, container: Container, root: int, user_namespace:
     images = image_mounts.mount(engine, container, user_namespace)
     facts = msgspec.structs.replace(_facts(engine, container, config, image, root), images=images)
     _mount_shm(engine, container)
+    if oci.wants_root(config):
+        with os_errors("make the place of the root file system"):
+            hook_root(engine, container).mkdir(mode=0o700, exist_ok=True)
     _write_files(engine, container, facts, directory)
     bundle = _bundle(engine, container, config, image, facts)
     with os_errors("write config.json of the container"):
@@ -117,15 +120,15 @@ def _groups_policy(config: ContainerConfig) -> users.Policy:
 def _facts(
     engine: Engine, container: Container, config: ContainerConfig, image: ImageConfig, root: int
 ) -> ContainerFacts:
-    kernel = os.uname()
+    kernel, who = os.uname(), identity(config, image, root)
     shared = {kind: _shared(engine, mode) for kind, mode in _modes(config).items()}
     network = shared["net"]
     donor = (config.pod.sandbox if config.pod else "") or (network.id if network else container.id)
     home = engine.paths.container(donor)
     return ContainerFacts(
         id=container.id,
-        identity=identity(config, image, root),
-        root=str(engine.paths.snapshots),
+        identity=who,
+        root=str(hook_root(engine, container)) if oci.wants_root(config) else str(engine.paths.snapshots),
         cgroup_path=container.record.cgroup,
         machine=kernel.machine,
         kernel=_kernel(kernel.release),
@@ -144,7 +147,7 @@ def _facts(
         ipc_namespace=_namespace(shared["ipc"], "ipc"),
         uts_namespace=_namespace(shared["uts"], "uts"),
         user_namespace=user_namespace_of(engine, container),
-        devices=_devices(config),
+        devices=_devices(config, who),
     )
 
 
@@ -224,19 +227,47 @@ def _kernel(release: str) -> tuple[int, int]:
     return int(major), int("".join(c for c in minor if c.isdigit()) or 0)
 
 
-def _devices(config: ContainerConfig) -> tuple[HostDevice, ...]:
+def hook_root(engine: Engine, container: Container) -> Path:
+    """Where the root file system is, in the container's mount namespace, while hooks work on it."""
+    return engine.paths.run(container.id) / "rootfs"
+
+
+def _devices(config: ContainerConfig, who: users.Identity) -> tuple[HostDevice, ...]:
     """The nodes for --device, and with --privileged every node of the host."""
     found: dict[str, HostDevice] = {}
     if config.privileged:
         found |= {d.path: d for d in _walk("/dev", "/dev", "rwm", skip=("pts", "shm", "mqueue", "fd", "console"))}
     for request in config.limits.devices:
+        if request.type and (request.major or request.minor or request.type == "p"):
+            found[request.target] = _owned(_described(request), request, who)
+            continue
         if not os.path.exists(request.source):
             raise InvalidArgument(f"error gathering device information: {request.source}: no such device")
         nodes = list(_walk(request.source, request.target, request.access))
         if not nodes:
             raise InvalidArgument(f"error gathering device information: {request.source}: not a device node")
-        found |= {d.path: d for d in nodes}
+        found |= {d.path: _owned(d, request, who) for d in nodes}
     return tuple(found.values())
+
+
+def _described(request: DeviceRequest) -> HostDevice:
+    """A node that a request says all about."""
+    kind = "c" if request.type == "u" else request.type
+    return HostDevice(path=request.target, type=kind, major=request.major, minor=request.minor, access=request.access)
+
+
+def _owned(device: HostDevice, request: DeviceRequest, who: users.Identity) -> HostDevice:
+    """With mode and owner as the request has them."""
+    uid, gid = request.uid, request.gid
+    if request.of_user:
+        uid = who.uid if uid is None and who.uid else uid
+        gid = who.gid if gid is None and who.gid else gid
+    return msgspec.structs.replace(
+        device,
+        mode=device.mode if request.mode is None else stat.S_IMODE(request.mode),
+        uid=device.uid if uid is None else uid,
+        gid=device.gid if gid is None else gid,
+    )
 
 
 def _walk(source: str, target: str, access: str, skip: tuple[str, ...] = ()) -> list[HostDevice]:

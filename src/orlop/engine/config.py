@@ -76,11 +76,22 @@ class NetworkRequest(_Config, frozen=True, kw_only=True):
 
 
 class DeviceRequest(_Config, frozen=True, kw_only=True):
-    """`--device`: a node of the host (or a directory of nodes), made available under another path."""
+    """`--device`: a node of the host (or a directory of nodes), made available under another path.
+
+    What is given beside that is not looked up on the host: with a `type` the node need not be there at all. `of_user`:
+    a node whose owner is not given belongs to the container's user.
+    """
 
     source: str
     target: str
     access: str = "rwm"
+    type: str = ""  # b, c, u or p
+    major: int = 0
+    minor: int = 0
+    mode: int | None = None
+    uid: int | None = None
+    gid: int | None = None
+    of_user: bool = False
 
 
 class Ulimit(_Config, frozen=True, kw_only=True):
@@ -133,6 +144,16 @@ class LogConfig(_Config, frozen=True, kw_only=True):
     max_files: int = 1
 
 
+class HookRequest(_Config, frozen=True, kw_only=True):
+    """A program that runs at a point of the container's life: `name` is the specification's (config.md, "Hooks")."""
+
+    name: str
+    path: str
+    args: tuple[str, ...] = ()
+    env: tuple[str, ...] = ()
+    timeout: int | None = None  # seconds
+
+
 class PodRequest(_Config, frozen=True, kw_only=True):
     """What makes a container a part of a pod. None in a field means: as any other container has it.
 
@@ -152,6 +173,7 @@ class PodRequest(_Config, frozen=True, kw_only=True):
     selinux: str = ""  # user:role:type:level
     hugepages: dict[str, int] = {}  # page size as the kernel names it (2MB): bytes
     unified: dict[str, str] = {}  # cgroup v2 files
+    hooks: tuple[HookRequest, ...] = ()
     id_maps: tuple[tuple[tuple[int, int, int], ...], tuple[tuple[int, int, int], ...]] | None = (
         None  # uids and gids as (container, host, size), of a user namespace
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from orlop.engine import image_mounts, lifecycle, locks, propagation
@@ -13,10 +14,10 @@ from orlop.engine.names import random_id, random_name
 from orlop.engine.oci import validate
 from orlop.engine.oci_resources import check_processors
 from orlop.engine.oci_users import on_host, ranges
-from orlop.engine.records import Container, ContainerRecord, VolumeUse
+from orlop.engine.records import Container, ContainerRecord, VolumeUse, is_sandbox
 from orlop.engine.steps import reached
 from orlop.spec import cancel
-from orlop.spec.errors import AlreadyExists, InvalidArgument, NotFound, os_errors
+from orlop.spec.errors import AlreadyExists, InvalidArgument, NotFound, OrlopError, os_errors
 
 if TYPE_CHECKING:
     from orlop.engine.engine import Engine
@@ -40,8 +41,12 @@ def create(
     except BaseException:
         from orlop.engine.remove import discard
 
-        with cancel.under(None):
-            discard(engine, container)
+        try:
+            with cancel.under(None):
+                discard(engine, container)
+        except OrlopError:
+            with suppress(NotFound):  # whoever looks next finishes it
+                engine.containers.store.change(container.id, "", owner=None)
         raise
 
 
@@ -93,8 +98,9 @@ def _furnish(engine: Engine, container: Container, image: Image | None) -> Conta
     uses = _volumes(engine, container, image)
     reached("create.volumes")
     snapshot = container.id if image is not None else ""
+    owner = container.record.owner if is_sandbox(container) else None  # whose start belongs to it
     return engine.containers.store.change(
-        container.id, "created", "create", snapshot=snapshot, volumes=uses, owner=None
+        container.id, "created", "create", snapshot=snapshot, volumes=uses, owner=owner
     )
 
 

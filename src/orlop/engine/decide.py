@@ -26,8 +26,11 @@ def settle_action(
     """The step that makes the record true again.
 
     `held` says that the record still lists resources of a process; `rebooted`, that it was made before this boot;
-    `finished`, that it was to run once and be removed (`--rm`), and did run.
+    `finished`, that nothing is to be kept of it any more: it was to run once and be removed (`--rm`), and did run, or
+    it is a pod's sandbox, which is made and started in one step, and never came to run.
     """
+    if state == lifecycle.CREATED:
+        return "remove" if finished and not owner_alive else "nothing"
     if state == lifecycle.EXITED:
         if owner_alive:
             return "nothing"

@@ -91,7 +91,7 @@ class Engine:
         """Images of this namespace."""
         from orlop.engine.images import Images
 
-        return Images(self.content, self.snapshots, self.database, self.namespace)
+        return Images(self.content, self.snapshots, self.database, self.namespace, pulls=self.paths.state / "pulls")
 
     @cached_property
     def containers(self) -> Containers:

@@ -14,7 +14,7 @@ import msgspec
 
 from orlop.content.store import ContentStore
 from orlop.metadata.database import Database
-from orlop.metadata.images import every_row
+from orlop.metadata.images import drop, every_row
 from orlop.metadata.leases import CONTENT, SNAPSHOT, drop_dead, held
 from orlop.metadata.snapshots import ACTIVE, COMMITTED, Snapshot, all_snapshots, condemn
 from orlop.snapshots.snapshotter import Snapshotter
@@ -37,8 +37,10 @@ def collect(
     snapshots.recover()
     with database.transaction() as connection:
         drop_dead(connection)
+        _drop_removed(connection)
         blobs, freed = _sweep_blobs(content, _wanted_blobs(connection))
-        doomed = unwanted(all_snapshots(connection), _roots(connection))
+        every = all_snapshots(connection)
+        doomed = unwanted(every, _roots(connection, every))
         condemn(connection, doomed)
     freed += sum(max(snapshot.record.size, 0) for snapshot in doomed)
     if doomed:
@@ -66,11 +68,21 @@ def unwanted(snapshots: list[Snapshot], roots: set[str]) -> list[Snapshot]:
     return [s for s in snapshots if s.key not in kept and s.state in (ACTIVE, COMMITTED)]
 
 
-def _roots(connection: sqlite3.Connection) -> set[str]:
-    """Snapshots that are referred to: topmost layers of images, containers by their ID, and what leases hold."""
+def _drop_removed(connection: sqlite3.Connection) -> None:
+    """Images that were kept for containers which are gone now."""
+    for row in every_row(connection):
+        user = "SELECT 1 FROM containers WHERE namespace = ? AND image = ?"
+        if row.record.removed and not connection.execute(user, (row.namespace, row.record.config_digest)).fetchone():
+            drop(connection, row.namespace, row.name)
+
+
+def _roots(connection: sqlite3.Connection, snapshots: list[Snapshot]) -> set[str]:
+    """Snapshots that are referred to: topmost layers of images, those of containers, which begin with their ID (its
+    writable layer, views of images that are mounted in it), and what leases hold."""
     images = {row.record.chain_id for row in every_row(connection)}
     containers = {row[0] for row in connection.execute("SELECT id FROM containers")}
-    return images | containers | held(connection, SNAPSHOT)
+    theirs = {snapshot.key for snapshot in snapshots if snapshot.key.partition("-image-")[0] in containers}
+    return images | theirs | held(connection, SNAPSHOT)
 
 
 def _wanted_blobs(connection: sqlite3.Connection) -> set[str]:

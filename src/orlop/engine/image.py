@@ -33,6 +33,7 @@ class Image(msgspec.Struct, frozen=True, kw_only=True):
     remote: bool
     updated: float
     labels: dict[str, str]
+    removed: bool = False  # only kept for the containers that were made from it
 
     @property
     def id(self) -> str:
@@ -98,6 +99,7 @@ def image_of(row: ImageRow, names: list[str]) -> Image:
         remote=record.remote,
         updated=record.updated,
         labels=record.labels,
+        removed=record.removed,
     )
 
 

@@ -17,11 +17,15 @@ from orlop.spec.platform import Platform, parse_platform, rank
 from orlop.spec.reference import Reference, parse_reference
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from orlop.content.store import ContentStore
     from orlop.distribution.client import Registry
     from orlop.engine.gc import Collected
+    from orlop.engine.images_fetch import Source
     from orlop.engine.images_remove import Removed
     from orlop.engine.progress import Watcher
+    from orlop.engine.pulls import UnderWay
     from orlop.snapshots.snapshotter import Snapshotter
 
 _HEX_DIGITS = frozenset("0123456789abcdef")
@@ -34,6 +38,7 @@ class Images:
     """The images of one namespace. Blobs and snapshots are shared with all others; names are not.
 
     `registry` makes the client for pull and push; by default the one that the machine's configuration describes.
+    `pulls` is the directory where pulls are written down while they are under way; None: nowhere.
     """
 
     def __init__(
@@ -43,12 +48,14 @@ class Images:
         database: Database,
         namespace: str = "default",
         registry: Registry | None = None,
+        pulls: Path | None = None,
     ) -> None:
         self.content = content
         self.snapshots = snapshots
         self.database = database
         self.namespace = namespace
         self.table = ImageTable(database, namespace)
+        self.pulls = pulls
         self._registry = registry
 
     # Looking up
@@ -121,13 +128,29 @@ class Images:
         progress: Watcher | None = None,
         *,
         all_platforms: bool = False,
-        registry: Registry | None = None,
+        registry: Source | None = None,
     ) -> Image:
-        """Bring an image from its registry, unpack it and give it its name."""
+        """Bring an image from its registry, unpack it and give it its name. Others may watch; see `under_way`."""
         from orlop.engine.images_pull import pull
+        from orlop.engine.progress import nobody
+        from orlop.engine.pulls import recorded
 
-        row = pull(self, parse_reference(text), platform, progress, all_platforms, registry or self.registry())
+        reference, source = parse_reference(text), registry or self.registry()
+        with recorded(self.pulls, str(reference), self.namespace, progress or nobody) as recording:
+            row = pull(self, reference, platform, recording, all_platforms, source)
+            recording.end(row.record.target.digest)
         return self._image(row)
+
+    def under_way(self) -> Sequence[UnderWay]:
+        """The pulls of every process and namespace that are under way. Each is to be closed."""
+        from orlop.engine.pulls import under_way
+
+        return under_way(self.pulls) if self.pulls is not None else []
+
+    def namespaces_with(self, reference: Reference) -> Sequence[str]:
+        """The namespaces that have an image of this name."""
+        name = str(reference) if not reference.digest else f"{reference.name}@{reference.digest}"
+        return self.table.namespaces(name)
 
     def push(self, text: str, progress: Watcher | None = None, *, registry: Registry | None = None) -> str:
         """Send an image to the registry that its name says; returns the digest that it has there."""
@@ -172,6 +195,17 @@ class Images:
         from orlop.engine.images_remove import remove
 
         return remove(self, text, force)
+
+    def release(self, text: str) -> Image | None:
+        """Take every name of an image away, whoever uses it, and return it; None where there is none. What containers
+        use is kept for them until they are gone. Collects nothing."""
+        from orlop.engine.images_remove import release
+
+        return release(self, text)
+
+    def has_removed(self) -> bool:
+        """Whether there are images that are only kept for containers; the next collection looks after them."""
+        return any(row.record.removed for row in self.table.nameless())
 
     def prune(self, all: bool = False, labels: Iterable[str] = ()) -> Removed:
         """Remove images without a name or, with `all`, every one that no container uses."""

@@ -77,6 +77,7 @@ def enter(
 ) -> None:
     """Make `names` stand for `record`. An image that thereby loses its last name keeps one by digest, as Docker
     keeps it under <none>. `action` is the event's: pull, load, tag, import, build."""
+    record = msgspec.structs.replace(record, removed=False)
     with database.transaction() as connection:
         for name in names:
             _displace(connection, namespace, name, record)

@@ -60,6 +60,21 @@ def remove(images: Images, text: str, force: bool) -> Removed:
     return _collected(images, removal, rows)
 
 
+def release(images: Images, text: str) -> Image | None:
+    """Take all names of what `text` means away, as the Container Runtime Interface wants it. Where containers were made
+    from the image, it stays for them as `removed`, under a digest, and goes with the first collection after them."""
+    with images.database.transaction() as connection:
+        image = images.find(text)
+        rows = select(connection, images.namespace, "id = ?", image.id) if image is not None else []
+        if image is None or not rows or image.removed:
+            return None
+        used = bool(users(connection, image))
+        removal = Removal(tuple(row.name for row in rows), image.target.digest if used else "", deletes=not used)
+        _perform(connection, images.namespace, rows, removal, removed=True)
+    publish(images.database, images.content)
+    return image
+
+
 def decide(image: Image, names: list[str], by_id: bool, users: list[User], force: bool) -> Removal:
     """What removing `image` means, or `FailedPrecondition` saying why it can't be (pure)."""
     going = names if by_id else _going_with(image.name, names)
@@ -121,14 +136,16 @@ def prune(images: Images, all: bool, labels: tuple[str, ...]) -> Removed:
     return _collected(images, Removal(names, deletes=True), rows_gone)
 
 
-def _perform(connection: sqlite3.Connection, namespace: str, rows: list[ImageRow], removal: Removal) -> None:
+def _perform(
+    connection: sqlite3.Connection, namespace: str, rows: list[ImageRow], removal: Removal, removed: bool = False
+) -> None:
     record = rows[0].record
     for name in removal.names:
         drop(connection, namespace, name)
         if reference_of(name) is not None:
             events.write(connection, namespace, event("untag", name, record))
     if removal.keep:
-        put(connection, ImageRow(namespace, removal.keep, record))
+        put(connection, ImageRow(namespace, removal.keep, msgspec.structs.replace(record, removed=removed)))
     if removal.deletes:
         events.write(connection, namespace, event("delete", record.config_digest, record))
 

@@ -22,7 +22,7 @@ from orlop.engine.oci_resources import devices, resources
 from orlop.engine.oci_users import check_mapped, mappings
 from orlop.engine.oci_validate import validate
 from orlop.spec.image import ImageConfig
-from orlop.spec.runtime import VERSION, Linux, Root, RuntimeSpec
+from orlop.spec.runtime import VERSION, Hook, Hooks, Linux, Root, RuntimeSpec
 
 __all__ = ["ContainerFacts", "HostDevice", "exec_process", "hostname", "runtime_spec", "validate"]
 
@@ -39,9 +39,26 @@ def runtime_spec(config: ContainerConfig, image: ImageConfig, facts: ContainerFa
         hostname="" if config.uts_mode else facts.hostname,
         domainname="" if config.uts_mode else config.domainname,
         mounts=sandbox_mounts() if sandbox(config) else read_only_mounts(config, mounts(config, facts)),
+        hooks=hooks(config),
         annotations=config.annotations,
         linux=_linux(config, facts, held),
     )
+
+
+def hooks(config: ContainerConfig) -> Hooks | None:
+    """Those that a pod's container has, in the order in which they were asked for."""
+    asked = config.pod.hooks if config.pod is not None else ()
+    found: dict[str, tuple[Hook, ...]] = {}
+    for hook in asked:
+        field = "".join(f"_{c.lower()}" if c.isupper() else c for c in hook.name)
+        made = Hook(path=hook.path, args=hook.args, env=hook.env, timeout=hook.timeout)
+        found[field] = (*found.get(field, ()), made)
+    return Hooks(**found) if found else None
+
+
+def wants_root(config: ContainerConfig) -> bool:
+    """Whether a hook in the container's namespaces looks for the root file system at root.path."""
+    return config.pod is not None and any(hook.name == "createContainer" for hook in config.pod.hooks)
 
 
 def sandbox(config: ContainerConfig) -> bool:

@@ -156,7 +156,7 @@ def exec_process(
         raise InvalidArgument("no command specified")
     _check_strings(config.command, "command")
     who = user(identity) if identity else base.user
-    held = base.capabilities.bounding if base.capabilities else ()
+    held, ambient = (base.capabilities.bounding, base.capabilities.ambient) if base.capabilities else ((), ())
     if config.privileged:
         held = capabilities.names(available)
     return msgspec.structs.replace(
@@ -167,7 +167,7 @@ def exec_process(
         terminal=config.tty,
         console_size=None,
         user=who,
-        capabilities=capability_sets(held, who.uid),
+        capabilities=capability_sets(held, who.uid, ambient),
     )
 
 

@@ -172,6 +172,7 @@ def _device_rules(config: ContainerConfig, facts: ContainerFacts) -> tuple[Devic
     asked = tuple(
         DeviceCgroup(allow=True, type=device.type, major=device.major, minor=device.minor, access=device.access)
         for device in facts.devices
+        if device.type in ("b", "c")
     )
     rules = tuple(device_rule(rule) for rule in config.limits.device_cgroup_rules)
     # what every container has (/dev/null and so on) is added by the runtime

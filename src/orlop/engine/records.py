@@ -75,6 +75,11 @@ class Container(_Record, frozen=True, kw_only=True):
         return self.state in ("running", "paused")
 
 
+def is_sandbox(container: Container) -> bool:
+    """Whether a container is the sandbox of a pod."""
+    return container.config.pod is not None and not container.config.pod.sandbox
+
+
 class Volume(_Record, frozen=True, kw_only=True):
     """A named directory that outlives containers."""
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from orlop.engine import image_mounts, lifecycle, locks, settle
 from orlop.engine.records import Container
 from orlop.engine.steps import reached
-from orlop.spec.errors import FailedPrecondition
+from orlop.spec.errors import FailedPrecondition, NotFound
 from orlop.sys.tree import remove_tree
 
 if TYPE_CHECKING:
@@ -15,27 +15,37 @@ if TYPE_CHECKING:
 
 
 def remove(engine: Engine, container: Container, force: bool, volumes: bool) -> Container:
-    """Remove a container. A running one is refused, or with `force` killed first."""
-    settled = settle.settled(engine, container, gone_ok=True)
-    if settled is None:
-        return container
-    if settled.state in (*lifecycle.LIVE, lifecycle.RESTARTING):
-        if not force:
-            raise FailedPrecondition(
-                f"cannot remove container {settled.name}: it is {settled.state}; stop it first or force the removal"
-            )
-        from orlop.engine.stop import end
-
-        settled = end(engine, settled)
-    with settle.held(engine, settled.id) as now:
-        if now is not None:
+    """Remove a container. A running one is refused, or with `force` killed first. One that another removes meanwhile
+    is gone as well."""
+    while (settled := settle.settled(engine, container, gone_ok=True)) is not None:
+        if settled.state in (*lifecycle.LIVE, lifecycle.RESTARTING):
+            if not force:
+                raise FailedPrecondition(
+                    f"cannot remove container {settled.name}: it is {settled.state}; stop it first or force the removal"
+                )
+            _end(engine, settled)
+        with settle.held(engine, settled.id) as now:
+            if now is None:
+                return settled
+            if force and now.state in (*lifecycle.LIVE, lifecycle.RESTARTING):
+                continue  # it was being started
             now = settle.release(engine, now) if settle.holds(now) else now
             now = engine.containers.store.change(
                 now.id, "remove", owner=locks.this_process(), remove_volumes=volumes or now.config.auto_remove
             )
             reached("remove.recorded")
             discard(engine, now, now.record.remove_volumes)
-    return settled
+            return settled
+    return container
+
+
+def _end(engine: Engine, container: Container) -> None:
+    from orlop.engine.stop import end
+
+    try:
+        end(engine, container)
+    except NotFound:  # another process was faster
+        pass
 
 
 def finish_removal(engine: Engine, container: Container) -> None:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Literal, overload
 
 from orlop.engine import image_mounts, lifecycle, locks
 from orlop.engine.decide import Action, settle_action, should_restart
-from orlop.engine.records import Container
+from orlop.engine.records import Container, is_sandbox
 from orlop.engine.steps import reached
-from orlop.shim.state import ShimState, read_state
+from orlop.shim.state import Reality, ShimState, read_state
 from orlop.spec.errors import NotFound, OrlopError, from_os
 from orlop.sys import procfs
 
@@ -59,15 +59,24 @@ def held(engine: Engine, identifier: str) -> Iterator[Container | None]:
 
 
 def _action(engine: Engine, container: Container) -> Action:
-    if container.state == lifecycle.CREATED:
+    if container.state == lifecycle.CREATED and not is_sandbox(container):
         return "nothing"
     record = container.record
     owner_alive = locks.alive(record.owner) if record.owner else False
-    reality = read_state(engine.paths.run(container.id)).reality if container.state in lifecycle.LIVE else "none"
+    reality = _reality(engine, container) if container.state in lifecycle.LIVE else "none"
     holds = bool(record.cgroup) and container.state == lifecycle.EXITED
-    finished = record.started > 0 and container.config.auto_remove
+    finished = container.config.auto_remove if record.started else is_sandbox(container)
     rebooted = bool(record.boot_id) and container.state in lifecycle.LIVE and record.boot_id != procfs.boot_id()
     return settle_action(container.state, owner_alive, reality, holds, rebooted, finished)
+
+
+def _reality(engine: Engine, container: Container) -> Reality:
+    """How shim and first process are found. The shim knows the process from when it is cloned; until it has become
+    the container's program, the launch helper sets it up, which ends by itself without the one who started it."""
+    state = read_state(engine.paths.run(container.id))
+    if container.state == lifecycle.STARTING and state.reality == "running" and not procfs.executed(state.pid):
+        return "starting"
+    return state.reality
 
 
 def perform(engine: Engine, container: Container, action: Action) -> Container | None:
@@ -160,11 +169,17 @@ def release(engine: Engine, container: Container) -> Container:
         cgroups.remove(engine.cgroups, container.record.cgroup)
     _unmount_shm(engine, container)
     image_mounts.unmount(engine, container)
+    said = container.record.error
+    if container.record.cgroup and container.config.pod is not None and container.config.pod.hooks:
+        from orlop.engine import container_hooks
+
+        said = said or container_hooks.ended(engine, container)
     remove_tree(engine.paths.run(container.id))
     kept = _detach(engine, container)
     container = engine.containers.store.change(
         container.id,
         "",
+        error=said,
         cgroup="",
         attachment=container.record.attachment if kept else None,
         networked=kept is not None,

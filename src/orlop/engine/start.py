@@ -66,6 +66,8 @@ def start(
         container = _present(engine, container, now)
         if policy and (container.state != lifecycle.RESTARTING or container.record.stopped_by_user):
             raise Aborted(f"container {container.name} was stopped before it could be started again")
+        if container.config.pod is not None and container.state != lifecycle.CREATED:
+            raise FailedPrecondition(f"container {container.id[:12]} is {container.state}: it is started once")
         if container.running and not (attach or own):
             return Started(container=container)
         container = engine.containers.store.change(
@@ -191,6 +193,10 @@ def _launch(
         with control:
             launched = _follow(engine, container, plan, control, bundle)
         reached("start.launched")
+        if bundle.spec.hooks is not None:
+            from orlop.engine import container_hooks
+
+            container_hooks.started(engine, container, bundle.spec, launched.pid)
         return Started(container=_running(engine, container, launched.pid), client=client)
     except BaseException:
         if client is not None:
@@ -216,7 +222,9 @@ def compile_plan(engine: Engine, container: Container, bundle: Bundle, idmaps: t
     user namespaces of `idmaps` (see `compile_mounts.idmap_key`)."""
     request = CreateRequest(
         id=container.id,
+        bundle=str(engine.paths.container(container.id)),
         rootfs_slot=0,
+        rootfs_target=bundle.spec.root.path if bundle.spec.root is not None else "",
         netlink_slot=1 + len(idmaps) if bundle.networked else None,
         idmaps={key: slot for slot, key in enumerate(idmaps, 1)},
         make_devices=True,
@@ -251,6 +259,10 @@ def _on_sync(engine: Engine, container: Container, bundle: Bundle) -> Callable[[
                 shim.terminal(fds[0])
         if name == "created":
             _write_maps(bundle, pid)
+        if name == "hooks":
+            from orlop.engine import container_hooks
+
+            container_hooks.before(engine, container, bundle.spec, pid)
         if name != "created" or not bundle.networked:
             return
         cancel.check()

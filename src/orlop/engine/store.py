@@ -177,4 +177,7 @@ def _event(container: Container, action: str) -> Event:
     attributes = {"name": container.name, "image": container.config.image}
     if action == "die":
         attributes["exitCode"] = str(container.record.exit_code)
-    return Event(type="container", action=action, id=container.id, attributes=attributes | container.config.labels)
+    attributes |= container.config.labels
+    if container.config.pod is not None:
+        attributes["sandbox"] = container.config.pod.sandbox or container.id
+    return Event(type="container", action=action, id=container.id, attributes=attributes)

@@ -31,6 +31,7 @@ class ImageRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True)
     remote: bool = False  # came from, or went to, a registry: has a repository digest
     updated: float = 0  # seconds since the epoch
     labels: dict[str, str] = {}
+    removed: bool = False  # it is gone for whoever asks, and kept for the containers that were made from it
 
 
 class ImageRow(msgspec.Struct, frozen=True):
@@ -68,6 +69,15 @@ class ImageTable:
 
     def all(self) -> list[ImageRow]:
         return self._select("1")
+
+    def nameless(self) -> list[ImageRow]:
+        """Those that have only a digest for a name."""
+        return self._select("name >= 'sha256:' AND name < 'sha256;'")
+
+    def namespaces(self, name: str) -> list[str]:
+        """Every namespace in which something has this name."""
+        rows = self.database.read("SELECT namespace FROM images WHERE name = ? ORDER BY namespace", (name,))
+        return [row[0] for row in rows]
 
     def names(self, identifier: str) -> list[str]:
         """Every name of the image with this ID."""

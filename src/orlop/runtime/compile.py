@@ -115,12 +115,14 @@ class CreateRequest(msgspec.Struct, frozen=True, kw_only=True):
     container's namespaces write to, output and errors, and of the container's own two, which are put back.
     `whole_mounts` are where the host has all of proc or sysfs mounted: hidden where the root can't pivot. `clamp`
     lowers limits and the OOM score to what this host lets us set, where that is less than asked for.
-    `null_streams` are those standard streams that are the host's null device.
+    `rootfs_target` is a directory of the host where a root from `rootfs_slot` is, in the container's mount namespace,
+    while hooks look for it. `null_streams` are those standard streams that are the host's null device.
     """
 
     id: str
     bundle: str = ""
     rootfs_slot: int | None = None
+    rootfs_target: str = ""
     netlink_slot: int | None = None
     seccomp: Filter | None = None
     cgroup_procs: tuple[str, ...] = ()
@@ -445,7 +447,9 @@ def _file_system(c: _Context) -> Iterator[Step]:
 def _root_target(c: _Context) -> str:
     """The root's own path, but in a user namespace only where a hook wants it: it may be out of reach there."""
     hooked = c.spec.hooks is not None and bool(c.spec.hooks.create_container)
-    return c.root_path if c.root_path is not None and (hooked or not c.user_namespace) else "/"
+    if c.root_path is None:
+        return c.request.rootfs_target if hooked and c.request.rootfs_target else "/"
+    return c.root_path if hooked or not c.user_namespace else "/"
 
 
 def _peers(c: _Context) -> int:

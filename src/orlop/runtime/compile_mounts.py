@@ -335,9 +335,12 @@ def root_propagation(spec: RuntimeSpec) -> Iterator[Step]:
 # --- mounts
 
 
-def mount_steps(item: Prepared, slots: Layout, peers: int, user_namespace: bool = False) -> Iterator[Step]:
+def mount_steps(
+    item: Prepared, slots: Layout, peers: int, user_namespace: bool = False, live: bool = False
+) -> Iterator[Step]:
     """One mount, but for those of control groups. `peers`: the propagation of a tree that was opened outside, so that
-    it does not lead back to the host; 0 leaves it."""
+    it does not lead back to the host; 0 leaves it. `live`: with nothing that goes by way of /proc, which in a container
+    that runs is the container's."""
     options = item.options
     if item.link:
         yield Step(Symlink(slots.root, item.target, item.link), item.origin)
@@ -345,7 +348,7 @@ def mount_steps(item: Prepared, slots: Layout, peers: int, user_namespace: bool 
         yield from _change(item, slots)
     elif options.bind:
         yield from _bind(item, slots, peers, user_namespace)
-    elif options.copy_up or item.again or len(item.data) > _DATA_MAX or _inherits_mode(item):
+    elif live or options.copy_up or item.again or len(item.data) > _DATA_MAX or _inherits_mode(item):
         yield from _configured(item, slots)
     else:
         yield from _classic(item, slots)

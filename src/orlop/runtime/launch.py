@@ -20,7 +20,7 @@ from orlop.runtime.handshake import CLONED, FAILED, GO_ON, MESSAGE_MAX, Handshak
 from orlop.runtime.ops import Clone, Execve, FindExec, Hook, Mount, MountSetattr, Op, Open, Scheduler
 from orlop.runtime.plan import Plan, Step
 from orlop.runtime.spawn import launch_program, spawn
-from orlop.spec.errors import ContainerExit, Internal, OrlopError, PermissionDenied, ResourceExhausted
+from orlop.spec.errors import ContainerExit, Internal, InvalidArgument, OrlopError, PermissionDenied, ResourceExhausted
 from orlop.spec.signals import described
 from orlop.sys.memfd import sealed
 from orlop.sys.procfs import executed
@@ -236,7 +236,10 @@ def failure_of(step: Step | None, message: Message, command: str) -> OrlopError:
     origin = f"{step.origin}: " if step.origin else ""
     call, hint = _call(type(step.op).__name__), _hint(step.op, message.value)
     text = f"{origin}{_explained(step, message.value)}{call}: {name}{detail}{hint}"
-    return LaunchFailed(_printable(text), message.stage, message.index, message.value)
+    error = LaunchFailed(_printable(text), message.stage, message.index, message.value)
+    if step.origin.startswith("linux.sysctl") and message.value in (errno.ENOENT, errno.EINVAL):
+        error.kind = InvalidArgument.kind  # this kernel has no such name, or the name no such value
+    return error
 
 
 def _named_signal(text: str) -> str:

@@ -297,7 +297,7 @@ class Fsmode(Op, frozen=True):
 
 
 class Umount(Op, frozen=True):
-    """umount2(2); with at >= 0 the last component is not followed."""
+    """umount2(2); with at >= 0 the last component is not followed, and its directory is then the working directory."""
 
     at: int
     path: str

@@ -94,7 +94,7 @@ TABLE: tuple[OpDef, ...] = (
     _op(51, "Chroot", "root:slot", "chroot(2) into the slot"),
     _op(52, "Copyup", "slot:slot at:slot path:str", "copy the tree at a path into the slot's mount: directories, files, links and nodes with modes, owners and times (tmpcopyup)"),
     _op(54, "Fsmode", "slot:slot at:slot path:str", "give a file system to come the `mode` of the directory at a path; a missing one leaves the file system's own"),
-    _op(53, "Umount", "at:slot path:str flags:u32", "umount2(2); with at >= 0 the last component is not followed"),
+    _op(53, "Umount", "at:slot path:str flags:u32", "umount2(2); with at >= 0 the last component is not followed, and its directory is then the working directory"),
     _op(55, "Setxattr", "at:slot path:str name:str value:bytes", "setxattr(2) on what is at a path"),
     # --- terminals
     _op(60, "Pty", "master:fill slave:fill at:slot path:str rows:u32 columns:u32 uid:u32", "open a new pseudo-terminal from the ptmx at a path, unlock it, size it (0 leaves it) and give its slave to uid"),

@@ -8,6 +8,7 @@ from orlop.cli.context import Context
 from orlop.cli.docker.lazy_progress import LazyProgress
 from orlop.cli.flags import Options, Syntax, missing, switch, value
 from orlop.engine.image import reference_of
+from orlop.spec.errors import InvalidArgument
 from orlop.spec.reference import parse_reference
 
 SYNTAX = Syntax(
@@ -17,6 +18,7 @@ SYNTAX = Syntax(
         value("--platform", "Set platform if the image is for several"),
         switch("--all-platforms", "Bring the images of every platform"),
         switch("-q --quiet", "Suppress verbose output"),
+        switch("--watch", "Join a pull that is under way, as one of the kubelet's, and show its progress"),
         *missing("-a", "--all-tags", "--disable-content-trust"),
     ),
     least=1,
@@ -27,6 +29,12 @@ SYNTAX = Syntax(
 def main(options: Options, context: Context) -> int:
     """Print the image's full name at the end, as Docker does."""
     reference = parse_reference(options.arguments[0])
+    if options.watch:
+        from orlop.cli.docker.pull_watch import watch
+
+        if options.platform or options.all_platforms:
+            raise InvalidArgument("--watch shows a pull as it was begun: it goes with no platform")
+        return watch(context, reference, options.quiet)
     images = context.engine.images
     if not options.quiet:
         if not reference.digest and ":" not in options.arguments[0].rpartition("/")[2]:

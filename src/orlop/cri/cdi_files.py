@@ -1,0 +1,45 @@
+"""Reads the host's specifications of devices (see `cdi`), anew for each container that wants one: they come and go."""
+
+from __future__ import annotations
+
+import os
+
+from orlop.cri.cdi import Library, library
+
+DIRECTORIES = ("/etc/cdi", "/var/run/cdi")  # the later one goes before the earlier
+_LARGEST = 16 << 20  # bytes of a file
+
+
+def read(directories: tuple[str, ...] = DIRECTORIES) -> Library:
+    """What can't be used is in the result with its reason, for whoever looks for something in vain."""
+    files, broken = list[dict[str, bytes]](), dict[str, str]()
+    for directory in directories:
+        files.append({})
+        for name in _names(directory):
+            path = os.path.join(directory, name)
+            if name.endswith((".yaml", ".yml")):
+                broken[path] = "is YAML, and only JSON is read"
+            elif name.endswith(".json"):
+                try:
+                    files[-1][path] = _content(path)
+                except OSError as error:
+                    broken[path] = os.strerror(error.errno or 0).lower()
+    return library(directories, files, broken)
+
+
+def _names(directory: str) -> list[str]:
+    try:
+        return sorted(os.listdir(directory))
+    except OSError:  # most hosts have neither
+        return []
+
+
+def _content(path: str) -> bytes:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    try:
+        if os.fstat(fd).st_size > _LARGEST:
+            raise OSError(27, "")  # EFBIG
+        with open(fd, "rb", closefd=False) as file:
+            return file.read(_LARGEST)
+    finally:
+        os.close(fd)

@@ -72,9 +72,8 @@ def own() -> Iterator[Daemon]:
     base = Path("/dev/shm") / f"orlop-images-{os.getpid()}-{uuid.uuid4().hex[:6]}"
     base.mkdir()
     daemon = Daemon(base)
-    daemon.config.write_text(
-        f'[cri]\ncerts = ["{base}/certs.d"]\npinned_images = ["*/lab/pause:*", "docker.io/lab/pinned:1"]\n'
-    )
+    pinned = '["*/lab/pause:*", "docker.io/lab/pinned:1"]'
+    daemon.configure("", cri=f'certs = ["{base}/certs.d"]\npinned_images = {pinned}')
     daemon.start(DOCKER_CONFIG=str(base / "docker"))
     try:
         yield daemon
@@ -276,6 +275,22 @@ def test_a_pull_that_fails_is_taken_over_by_who_waits_for_it(
         errors = [each.exception() for each in asked]
     assert sum(error is not None for error in errors) <= 1
     assert client.ImageStatus(image=spec(name)).image.id
+
+
+def test_a_pull_that_nobody_waits_for_any_more_ends_though_the_registry_is_silent(
+    client: Client, own: Daemon, source: Registry
+) -> None:
+    name, stall = f"{source.address}/lab/redis:1", Stall(50_000)
+    source.faults.add(Fault("GET .*/blobs/.*", stall, skip=1, count=1))
+    try:
+        refused(lambda: client.PullImage(image=spec(name), within=2), Code.DEADLINE_EXCEEDED)
+        assert stall.reached.is_set()
+        wait_for(lambda: os.listdir(own.state / "pulls") == [], "the end of the pull", 3)
+        assert layers(own) == []
+        assert not client.ListImages().images
+    finally:
+        stall.go.set()
+    client.PullImage(image=spec(name), within=60)  # goes on where it was
 
 
 # --- watching

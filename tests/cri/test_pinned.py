@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from orlop.cri.pinned import Pinned
+from orlop.daemon.config import parse
 from orlop.engine.image import Image
 from orlop.spec.errors import InvalidArgument
 from orlop.spec.image import OCI_MANIFEST, Descriptor, ImageConfig, RootFS
@@ -58,6 +59,11 @@ def test_what_an_entry_pins(entry: str, name: str, pinned: bool) -> None:
     image = msgspec.structs.replace(_IMAGE, name=name, names=(name,))
     assert (image in Pinned((entry,))) is pinned
     assert (image in Pinned(("other/image", entry, "third/*"))) is pinned
+
+
+def test_the_configuration_names_a_bad_entry() -> None:
+    with pytest.raises(InvalidArgument, match=r"^f: cri\.pinned_images: image reference 'UPPER': "):
+        parse(b'[cri]\npinned_images = ["busybox", "UPPER"]', "f")
 
 
 @pytest.mark.parametrize("entry", ["", "UPPER", "a b*", "x:*\n", "a:b:c"])

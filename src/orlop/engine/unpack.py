@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 import msgspec
 
@@ -26,6 +26,7 @@ from orlop.snapshots.chain import chain_ids
 from orlop.snapshots.directory import Claim, Usage
 from orlop.snapshots.mounts import MAX_LAYERS
 from orlop.snapshots.snapshotter import Snapshotter
+from orlop.spec import cancel
 from orlop.spec.errors import Aborted, DataLoss, InvalidArgument, OrlopError, ResourceExhausted, Unimplemented
 from orlop.spec.image import LAYER_COMPRESSION, Descriptor, ImageConfig, Manifest
 
@@ -97,6 +98,7 @@ class Unpacker:
         self._watcher = watcher
         self._jobs = jobs
         self._cancelled = threading.Event()
+        self._token = cancel.current()
         self._writers: set[BlobWriter] = set()
         self._committed: dict[str, threading.Event] = {}
 
@@ -112,11 +114,17 @@ class Unpacker:
             staged = [pool.submit(self._stage, layer) for layer in layers]
             try:
                 for position, (layer, future) in enumerate(zip(layers, staged, strict=True)):
-                    self._commit(layer, future.result(), layers[:position])
+                    self._commit(layer, self._result(future), layers[:position])
             except BaseException as error:
                 self._give_up(error, staged)
                 raise
         return sum(known(layer.chain_id) for layer in layers)
+
+    def _result(self, future: Future[_Staged]) -> _Staged:
+        """What a worker has made; the caller may go meanwhile, while a registry says nothing."""
+        while self._token is not None and not wait((future,), cancel.SLICE).done:
+            self._token.check()
+        return future.result()
 
     def _stage(self, layer: Layer) -> _Staged:
         self._check()

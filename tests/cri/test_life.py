@@ -46,7 +46,9 @@ def test_the_whole_life_of_a_pod(client: Client, busybox: str, tmp_path: Path) -
 
     answer = client.ExecSync(container_id=container, cmd=["sh", "-c", "hostname; echo no >&2; exit 3"])
     assert (answer.stdout, answer.stderr, answer.exit_code) == (b"my-pod\n", b"no\n", 3)
-    lines = (tmp_path / "main/0.log").read_text().splitlines()
+    log = tmp_path / "main/0.log"
+    wait_for(lambda: log.read_text().count("\n") == 2, "the container's output")
+    lines = log.read_text().splitlines()
     assert sorted(line.split(" ", 1)[1] for line in lines) == ["stderr F err", "stdout F out"]
 
     client.StopContainer(container_id=container, timeout=0)

@@ -92,7 +92,7 @@ async def stop(node: Node, request: api.StopContainerRequest) -> api.StopContain
             with suppress(NotFound):  # removed meanwhile
                 node.engine.containers.stop(container.id, float(request.timeout), signal)
 
-    await node.call(work)
+    await node.call_patiently(work)
     return api.StopContainerResponse()
 
 

@@ -28,12 +28,13 @@ _TYPES = {
 async def stream(node: Node, request: api.GetEventsRequest) -> AsyncIterator[api.ContainerEventResponse]:
     """Events from now on, without end."""
     last = await node.call(events.last, node.engine.database)
+    known: dict[str, api.PodSandboxStatus] = {}
     while True:
         with node.woken() as woken:
             found = await node.call(events.since, node.engine.database, node.engine.namespace, last)
             for number, event in found:
                 last = number
-                message = await node.call(_message, node, event)
+                message = await node.call(_message, node, event, known)
                 if message is not None:
                     yield message
             if not found:
@@ -44,8 +45,9 @@ async def stream(node: Node, request: api.GetEventsRequest) -> AsyncIterator[api
                     continue
 
 
-def _message(node: Node, event: Event) -> api.ContainerEventResponse | None:
-    """None for what the interface has no word for."""
+def _message(node: Node, event: Event, known: dict[str, api.PodSandboxStatus]) -> api.ContainerEventResponse | None:
+    """None for what the interface has no word for. `known` keeps how each sandbox was seen last, for what happened in
+    one that is gone when it is told."""
     if event.type != "container" or event.action not in _TYPES:
         return None
     message = api.ContainerEventResponse(
@@ -53,12 +55,17 @@ def _message(node: Node, event: Event) -> api.ContainerEventResponse | None:
         container_event_type=_TYPES[event.action],
         created_at=answers.nanoseconds(event.time),
     )
-    sandbox = node.engine.containers.store.get(event.attributes.get("sandbox", event.id))
+    pod = event.attributes.get("sandbox", event.id)
+    sandbox = node.engine.containers.store.get(pod)
     if sandbox is not None and is_sandbox(sandbox):
-        message.pod_sandbox_status.CopyFrom(answers.pod_sandbox_status(sandbox))
+        known[pod] = answers.pod_sandbox_status(sandbox)
         for container in node.engine.pods.containers(sandbox.id):
             try:
                 message.containers_statuses.append(containers.full_status(node, container))
             except NotFound:
                 continue
+    if pod in known:
+        message.pod_sandbox_status.CopyFrom(known[pod])
+    if (event.id, event.action) == (pod, "destroy"):
+        known.pop(pod, None)
     return message

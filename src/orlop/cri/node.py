@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from orlop.distribution.client import Registry
 
 log = logging.getLogger("orlop.cri")
+_PATIENT = 256  # calls that wait for the end of a container at once
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -47,6 +48,7 @@ class Node:
         self.engine = engine
         self.settings = settings or Settings()
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="orlop-cri")
+        self._patient = ThreadPoolExecutor(_PATIENT, thread_name_prefix="orlop-wait")
         self._members = ThreadPoolExecutor(workers, thread_name_prefix="orlop-pod")  # parts of a call, so that
         # calls which wait for theirs can't keep them from being done
         self.exits = Exits(self)
@@ -100,7 +102,18 @@ class Node:
             token.cancel()
             raise
 
-    def submit(self, token: cancel.Token | None, function: Callable[[], T]) -> Future[T]:
+    async def call_patiently(self, function: Callable[[], T]) -> T:
+        """As `call`, for what mostly waits: by threads of its own, so that no other call has to."""
+        token = cancel.Token()
+        try:
+            return await asyncio.wrap_future(self.submit(token, function, self._patient))
+        except asyncio.CancelledError:
+            token.cancel()
+            raise
+
+    def submit(
+        self, token: cancel.Token | None, function: Callable[[], T], pool: ThreadPoolExecutor | None = None
+    ) -> Future[T]:
         """Have a thread do work that belongs to a token, or to nobody."""
 
         def work() -> T:
@@ -108,7 +121,7 @@ class Node:
                 cancel.check()
                 return function()
 
-        return self._pool.submit(work)
+        return (pool or self._pool).submit(work)
 
     @contextmanager
     def woken(self) -> Iterator[asyncio.Event]:
@@ -170,6 +183,7 @@ class Node:
         self.exits.close()
         self._pool.shutdown()
         self._members.shutdown()
+        self._patient.shutdown()
         self.collector.close()
 
 

@@ -194,6 +194,11 @@ class Pods:
         found = self.engine.containers.store.get(sandbox)
         return found is not None and found.running
 
+    def _stays(self, sandbox: str) -> bool:
+        """Whether it is ready, and nobody is about to end it."""
+        found = self.engine.containers.store.get(sandbox)
+        return found is not None and found.running and not found.record.stopped_by_user
+
     def start_container(self, container: Container) -> Started:
         """Start a container of a pod that is ready, once; the result's client owns its end."""
         if container.state != lifecycle.CREATED:
@@ -201,7 +206,12 @@ class Pods:
         sandbox = container.config.pod.sandbox if container.config.pod else ""
         if not self._ready(sandbox):
             raise FailedPrecondition(f"container {container.id[:12]}: its pod sandbox is not ready")
-        started = start(self.engine, container, own=True)
+        try:
+            started = start(self.engine, container, own=True)
+        except OrlopError as error:
+            if self._stays(sandbox):
+                raise
+            raise FailedPrecondition(f"container {container.id[:12]}: its pod sandbox has been stopped") from error
         if not self._ready(sandbox):  # the call that stopped the pod may have looked before this container was started
             if started.client is not None:
                 started.client.close()

@@ -134,7 +134,7 @@ static void shut(int *fd)
 /* --- configuration and state -------------------------------------------------------------------------------- */
 
 static struct {
-	const char *id, *state, *log, *oom;
+	const char *id, *state, *log, *oom, *pid_file;
 	u64 log_max_size;
 	u32 log_max_files;
 	int tty, console, keep_stdin, stdin_once, cri;
@@ -1024,7 +1024,8 @@ static void family_add(pid_t pid)
 	family_size++;
 }
 
-/* A plan without Clone never writes: its process is the helper itself. */
+/* A plan without Clone never writes: its process is the helper itself; unless that is another runtime, which writes to
+ * --pid-file whom it has made. */
 static void report_read(void)
 {
 	pid_t pids[MAX_STAGES];
@@ -1035,7 +1036,7 @@ static void report_read(void)
 		if (count > 0)
 			continue;
 		shut(&report);
-		if (!family_size && helper && !exiting(helper))
+		if (!family_size && !config.pid_file && helper && !exiting(helper))
 			family_add(helper);
 	}
 }
@@ -1065,13 +1066,31 @@ static void kill_strays(void)
 		kill(pid, SIGKILL);
 }
 
+/* Another runtime has made the container and left: its init is now a child of this process, the nearest subreaper.
+ * False where it has not said who that is. */
+static int adopt_init(void)
+{
+	char text[24];
+	int fd = open(config.pid_file, O_RDONLY | O_CLOEXEC);
+	ssize_t size = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
+	pid_t pid;
+	shut(&fd);
+	text[size > 0 ? size : 0] = 0;
+	pid = (pid_t)strtol(text, NULL, 10);
+	if (pid <= 1)
+		return 0;
+	family_add(pid);
+	family_settle();
+	return 1;
+}
+
 static void helper_reaped(int status)
 {
 	helper = 0;
-	if (family_size || ended)
+	if (family_size || ended || (config.pid_file && status == 0 && adopt_init()))
 		return;
 	kill_strays();
-	init_ended(status);
+	init_ended(status ? status : 255 << 8);
 }
 
 static void exec_tell(u32 i, pid_t pid)
@@ -1581,7 +1600,7 @@ static void parse(int argc, char **argv)
 {
 	static const char *const flags[] = {"--stdin", "--stdin-once", "--console", "--log-cri", NULL};
 	static const char *const values[] = {"--id",  "--state", "--log",    "--log-max-size", "--log-max-files", "--tty",
-	                                     "--oom", "--owner", "--launch", "--client",       NULL};
+	                                     "--oom", "--owner", "--launch", "--client",       "--pid-file",     NULL};
 	u32 a, b;
 	for (int i = 1; i < argc; i++) {
 		int flag = 0, value = 0;
@@ -1622,6 +1641,7 @@ static void parse(int argc, char **argv)
 			break;
 		case 8: config.launch = (int)number(text, "--launch"); break;
 		case 9: config.client = (int)number(text, "--client"); break;
+		case 10: config.pid_file = text; break;
 		}
 	}
 	if (!config.id || !config.state || config.launch < FD_INHERITED || config.launch > FD_INHERITED + MAX_FDS)

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 
 from orlop._stubs.cri import api_pb2 as api
-from orlop.cri import answers, cdi, cdi_files, profiles, requests
+from orlop.cri import answers, cdi, cdi_files, handlers, profiles, requests
 from orlop.cri.details import container_info
 from orlop.cri.node import Node
 from orlop.engine import lifecycle
@@ -44,6 +44,8 @@ def _create(node: Node, request: api.CreateContainerRequest) -> tuple[Container,
     config = requests.container(request, answers.pod_request(sandbox), sandbox.id, target)
     if devices := cdi.wanted((device.name for device in request.config.CDI_devices), request.config.annotations):
         config = cdi.inject(config, cdi_files.read().edits(devices))
+    if sandbox.config.oci_runtime is not None:
+        config = handlers.run_by(config, sandbox.config.oci_runtime)
     began = time.time()
     made = node.engine.pods.create_container(profiles.resolved(config, request.config.mounts))
     return made, made.created >= began

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 
 from orlop._stubs.cri import api_pb2 as api
 from orlop.cri.containers import find
@@ -55,7 +54,7 @@ async def _to_the_end(session: ExecSession, readers: tuple[int, ...], timeout: i
             async with asyncio.timeout(timeout or None):
                 await readable(pidfd)
         except BaseException as error:
-            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            session.kill()
             await asyncio.shield(readable(pidfd))
             session.wait()
             if isinstance(error, TimeoutError):

@@ -76,7 +76,7 @@ class Exits:
     async def _conclude(self, container: Container, client: ShimClient) -> None:
         """Record the end. Where that fails the shim has it done, as the connection ends without a word."""
         try:
-            await asyncio.get_running_loop().run_in_executor(self._pool, self._record, container, client)
+            ended = await asyncio.get_running_loop().run_in_executor(self._pool, self._record, container, client)
         except OrlopError as error:
             log.error("container %s: not all that follows its end could be done: %s", container.id[:12], error)
         except Exception:
@@ -85,12 +85,15 @@ class Exits:
             self._clients.pop(container.id, None)
             client.close()
             self._node.wake()
+        why = "oom" if ended.record.oom_killed else "error" if ended.record.exit_code else "ok"
+        self._node.calls.exits[why] += 1
 
-    def _record(self, container: Container, client: ShimClient) -> None:
+    def _record(self, container: Container, client: ShimClient) -> Container:
         with cancel.under(cancel.Token(_PATIENCE)):
-            conclude(self._node.engine, container)
+            ended = conclude(self._node.engine, container)
         reached("exits.recorded")
         client.done()
+        return ended
 
     async def adopt(self) -> int:
         """Take over what runs without having been started by this daemon; how many containers that are."""

@@ -11,14 +11,17 @@ import logging
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import copy_context
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from orlop.cri.blobs import Blobs
+from orlop.cri.calls import Calls
 from orlop.cri.collector import Collector
 from orlop.cri.exits import Exits
 from orlop.cri.flights import Flights
+from orlop.cri.handlers import OWN, Handler
 from orlop.cri.network import PodNetwork
 from orlop.cri.samples import Samples
 from orlop.cri.settings import Settings
@@ -57,6 +60,8 @@ class Node:
         self.blobs = Blobs(engine)
         self.collector = Collector(engine)
         self.network = PodNetwork(engine, self.settings.network)
+        self.calls = Calls()
+        self.handlers: tuple[Handler, ...] = (Handler(name=OWN, recursive_read_only=True),)  # as last looked at
         self._stream_server: Server | None = None
         self._sleepers: set[asyncio.Event] = set()
 
@@ -121,7 +126,7 @@ class Node:
                 cancel.check()
                 return function()
 
-        return (pool or self._pool).submit(work)
+        return (pool or self._pool).submit(copy_context().run, work)  # what is traced in there belongs to the call
 
     @contextmanager
     def woken(self) -> Iterator[asyncio.Event]:
@@ -176,7 +181,7 @@ class Node:
 
     def each(self, work: Callable[[], object]) -> Future[Any]:
         """Begin one part of a call's work, as the end of one container of a pod."""
-        return self._members.submit(work)
+        return self._members.submit(copy_context().run, work)
 
     def close(self) -> None:
         """Wait for calls that are under way."""

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import msgspec
 
 from orlop._stubs.cri import api_pb2 as api
-from orlop.cri import answers, containers, profiles, requests
+from orlop.cri import answers, containers, handlers, profiles, requests
 from orlop.cri.details import sandbox_info
 from orlop.cri.node import Node
 from orlop.engine.records import Container
@@ -21,9 +21,10 @@ CHUNK = 500  # objects in one answer of a stream
 
 
 async def run(node: Node, request: api.RunPodSandboxRequest) -> api.RunPodSandboxResponse:
-    if request.runtime_handler not in ("", requests.HANDLER):
-        raise InvalidArgument(f"runtime_handler {request.runtime_handler[:64]!r}: not configured")
+    runtime = handlers.chosen(node.settings, request.runtime_handler)
     config = requests.sandbox(request, "")
+    if runtime is not None:
+        config = handlers.run_by(config, runtime)
 
     def make() -> Started:
         wanted = profiles.resolved(config)

@@ -10,6 +10,7 @@ import grpc
 import grpc.aio
 
 from orlop.cri import containers, events, exec, images, methods, metrics, pods, sessions, stats, status, updates
+from orlop.cri.calls import Call
 from orlop.cri.flights import time_left
 from orlop.cri.node import Node
 from orlop.spec.errors import CODES, OrlopError, Unimplemented, from_os
@@ -97,14 +98,15 @@ def _missing(method: methods.Method) -> Callable[..., Any]:
 def _unary(node: Node, method: methods.Method, function: Callable[..., Any]) -> Callable[..., Any]:
     async def answer(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
         time_left.set(context.time_remaining)
-        try:
-            _readable(request)
-            result = await function(node, request)
-            if method.name in _CHANGING:
-                node.wake()
-            return result
-        except Exception as error:
-            await _refuse(method, context, error)
+        with node.calls.call(method.name, lambda: _traceparent(context)) as call:
+            try:
+                _readable(request)
+                result = await function(node, request)
+                if method.name in _CHANGING:
+                    node.wake()
+                return result
+            except Exception as error:
+                await _refuse(method, context, error, call)
 
     return answer
 
@@ -116,17 +118,25 @@ def _readable(request: Any) -> None:
 
 def _streaming(node: Node, method: methods.Method, function: Callable[..., Any]) -> Callable[..., Any]:
     async def answer(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
-        try:
-            _readable(request)
-            async for item in function(node, request):
-                yield item
-        except Exception as error:
-            await _refuse(method, context, error)
+        with node.calls.call(method.name, lambda: _traceparent(context), timed=False) as call:
+            try:
+                _readable(request)
+                async for item in function(node, request):
+                    yield item
+            except Exception as error:
+                await _refuse(method, context, error, call)
 
     return answer
 
 
-async def _refuse(method: methods.Method, context: grpc.aio.ServicerContext[Any, Any], error: Exception) -> None:
+def _traceparent(context: grpc.aio.ServicerContext[Any, Any]) -> str:
+    found = dict(context.invocation_metadata() or ()).get("traceparent", "")
+    return found if isinstance(found, str) else found.decode("ascii", "replace")
+
+
+async def _refuse(
+    method: methods.Method, context: grpc.aio.ServicerContext[Any, Any], error: Exception, call: Call
+) -> None:
     """End the call with the code that fits. What is no error of ours is a defect: the log has where it is."""
     if isinstance(error, OrlopError):
         code, text = _STATUS[CODES[error.kind][0]], str(error)
@@ -137,4 +147,6 @@ async def _refuse(method: methods.Method, context: grpc.aio.ServicerContext[Any,
     else:
         log.exception("%s failed", method.name)
         code, text = grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}"
+    call.code, call.message = code.name, text
+    log.debug("%s: %s: %s", method.name, code.name, text)
     await context.abort(code, text.replace("\n", " ")[:4096])

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import fcntl
 import os
-import signal
 import socket
 import struct
 import termios
@@ -191,7 +190,7 @@ async def _until_end(session: ExecSession, outflows: list[Outflow], feeding: Cor
         try:
             await readable(pidfd)
         except BaseException:
-            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            session.kill()
             await asyncio.shield(readable(pidfd))
             session.wait()
             raise

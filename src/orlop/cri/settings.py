@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from orlop.distribution.hosts import DIRECTORIES
+from orlop.engine.config import OciRuntime
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -15,4 +16,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     stream_idle_timeout: float = 4 * 3600.0  # seconds
     pinned_images: tuple[str, ...] = ()  # references; kubelet's garbage collection leaves them alone
     certs: tuple[str, ...] = tuple(map(str, DIRECTORIES))  # directories with a hosts.toml for each registry
+    default_handler: str = "orlop"  # of pods that name none
+    handlers: dict[str, OciRuntime] = {}  # other OCI runtimes by the name that a pod asks for
     network: str = ""  # a network of the engine or a conflist by name; empty: the first conflist, else the bridge

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
 
+import grpc
 import msgspec
 
 import orlop
 from orlop._stubs.cri import api_pb2 as api
-from orlop.cri import requests
+from orlop.cri import handlers
 from orlop.cri.network import Choice
 from orlop.cri.node import Node
 from orlop.runtime.host import kernel_version
@@ -28,7 +30,8 @@ async def version(node: Node, request: api.VersionRequest) -> api.VersionRespons
 async def status(node: Node, request: api.StatusRequest) -> api.StatusResponse:
     network = await node.call(node.network.look)
     user_namespaces = not await node.call(lambda: node.engine.user_namespace_obstacle)
-    features = api.RuntimeHandlerFeatures(recursive_read_only_mounts=_rro(), user_namespaces=user_namespaces)
+    own = {"recursive_read_only": _rro(), "user_namespaces": user_namespaces}
+    found = tuple(msgspec.structs.replace(each, **own) if each.name == handlers.OWN else each for each in node.handlers)
     return api.StatusResponse(
         status=api.RuntimeStatus(
             conditions=[
@@ -36,11 +39,8 @@ async def status(node: Node, request: api.StatusRequest) -> api.StatusResponse:
                 _network(network),
             ]
         ),
-        info=_info(node, network) if request.verbose else None,
-        runtime_handlers=[
-            api.RuntimeHandler(name="", features=features),
-            api.RuntimeHandler(name=requests.HANDLER, features=features),
-        ],
+        info=await node.call(_info, node, network, found) if request.verbose else None,
+        runtime_handlers=handlers.messages(found, node.settings.default_handler),
         features=api.RuntimeFeatures(
             supplemental_groups_policy=True, user_namespaces_host_network=user_namespaces, mount_options=True
         ),
@@ -58,11 +58,30 @@ def _network(choice: Choice) -> api.RuntimeCondition:
     )
 
 
-def _info(node: Node, network: Choice) -> dict[str, str]:
-    return {
-        "config": msgspec.json.encode(node.settings).decode(),
-        "network": msgspec.json.encode(network).decode(),
+def _info(node: Node, network: Choice, found: tuple[handlers.Handler, ...]) -> dict[str, str]:
+    """What `crictl info` prints beside the conditions: JSON by name."""
+    kernel = os.uname()
+    versions = {
+        "orlop": orlop.__version__,
+        "python": sys.version.split()[0],
+        "grpc": grpc.__version__,
+        "kernel": kernel.release,
+        "machine": kernel.machine,
     }
+    store = {
+        "root": str(node.engine.paths.root),
+        "state": str(node.engine.paths.state),
+        "namespace": node.engine.namespace,
+        "cgroups": node.engine.cgroups.mode,
+    }
+    parts = {
+        "config": node.settings,
+        "network": network,
+        "runtimeHandlers": found,
+        "store": store,
+        "versions": versions,
+    }
+    return {name: msgspec.json.encode(part).decode() for name, part in parts.items()}
 
 
 async def runtime_config(node: Node, request: api.RuntimeConfigRequest) -> api.RuntimeConfigResponse:

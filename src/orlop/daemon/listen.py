@@ -64,13 +64,13 @@ def _keep(fd: int) -> int:
 
 
 @contextmanager
-def listening(path: str) -> Iterator[Listener]:
+def listening(path: str, given: int = -1) -> Iterator[Listener]:
     """A socket that front ends connect to, this user's alone; its file is removed at the end.
 
     The lock on `<path>.lock` tells whether a daemon is there: a socket without one is what a killed one has left.
-    Raises AlreadyExists where one is.
+    Raises AlreadyExists where one is. `given` is a descriptor that listens already.
     """
-    listener = _inherited() or _passed() or _made(path)
+    listener = _inherited() or (_checked(given) if given >= 0 else None) or _passed() or _made(path)
     mine = None if listener.lock < 0 else os.stat(path)
     try:
         with listener.socket:
@@ -124,7 +124,11 @@ def _bound(path: str) -> socket.socket:
 def _passed() -> Listener | None:
     if os.environ.get("LISTEN_PID") != str(os.getpid()) or os.environ.get("LISTEN_FDS") != "1":
         return None
-    passed = socket.socket(fileno=3)
+    return _checked(3)
+
+
+def _checked(fd: int) -> Listener:
+    passed = socket.socket(fileno=fd)
     passed.set_inheritable(False)
     if passed.family != socket.AF_UNIX or passed.type != socket.SOCK_SEQPACKET:
         raise InvalidArgument("LISTEN_FDS: the socket must be of the kind SOCK_SEQPACKET (ListenSequentialPacket=)")

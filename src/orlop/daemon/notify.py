@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import time
 
 log = logging.getLogger("orlop.daemon")
 
@@ -28,5 +29,23 @@ def ready() -> None:
     send("READY=1")
 
 
+def reloading() -> None:
+    """`ready` follows."""
+    send(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+
+
 def stopping() -> None:
     send("STOPPING=1")
+
+
+def alive() -> None:
+    send("WATCHDOG=1")
+
+
+def watchdog() -> float:
+    """Seconds between two words of life, half of what the manager waits (sd_watchdog_enabled(3)); 0 where none are
+    waited for."""
+    period, pid = os.environ.get("WATCHDOG_USEC", ""), os.environ.get("WATCHDOG_PID", "")
+    if not os.environ.get("NOTIFY_SOCKET") or not period.isdecimal() or (pid and pid != str(os.getpid())):
+        return 0.0
+    return int(period) / 2e6

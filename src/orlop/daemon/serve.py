@@ -12,32 +12,51 @@ import contextlib
 import logging
 import os
 import signal
+import socket
 import sys
+from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
-from orlop.cri import server
+import grpc.aio
+import msgspec
+
+from orlop.cri import handlers, server
+from orlop.cri.network import PodNetwork
 from orlop.cri.node import Node
 from orlop.cri.sessions import Sessions
 from orlop.cri.settings import Settings
-from orlop.daemon import notify
-from orlop.daemon.config import Config
+from orlop.daemon import activation, metrics, notify, tracing
+from orlop.daemon.activation import Passed
+from orlop.daemon.config import Config, keys
 from orlop.daemon.logs import configure
+from orlop.engine.config import OciRuntime
 from orlop.engine.engine import Engine
-from orlop.spec.errors import AlreadyExists, os_errors
+from orlop.spec.errors import AlreadyExists, FailedPrecondition, OrlopError, Unimplemented, os_errors
 from orlop.sys.lock import lock_file
 
 log = logging.getLogger("orlop.daemon")
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _AGAIN = 1.0  # seconds before the warm runtime is started again
+_LAST_WORDS = 5.0  # seconds that threads are waited for when their calls have been given up
+# what SIGHUP puts in force; everything else takes effect when the daemon is started again
+RELOADED = frozenset(
+    "daemon.log_level daemon.log_format daemon.shutdown_timeout cri.network cri.pinned_images cri.default_handler "
+    "cri.handlers tracing.endpoint tracing.ratio".split()
+)
 
 
-def serve(config: Config, config_path: str = "") -> int:
-    """Until SIGTERM or SIGINT; calls under way are then given `daemon.shutdown_timeout` seconds. SIGHUP reads CNI's
-    configuration again, which is read at every use anyway, and says so in the log.
+def serve(config: Config, read: Callable[[], Config]) -> int:
+    """Until SIGTERM or SIGINT; calls under way are then given `daemon.shutdown_timeout` seconds, and a second signal
+    ends them at once. SIGHUP has the configuration read again: `read` does that.
 
-    Raises AlreadyExists where a daemon serves the socket.
+    Raises AlreadyExists where a daemon serves the socket, and what fits for every setting that can't be put in force.
     """
     configure(config.daemon.log_level, config.daemon.log_format)
+    passed = activation.take()
+    if passed.cri is not None:
+        path = passed.cri.getsockname()
+        config = msgspec.structs.replace(config, cri=msgspec.structs.replace(config.cri, socket=path))
     lock = Path(f"{config.cri.socket}.lock")
     with os_errors("make the socket's directory"):
         os.makedirs(os.path.dirname(config.cri.socket), mode=0o711, exist_ok=True)
@@ -45,48 +64,165 @@ def serve(config: Config, config_path: str = "") -> int:
     if held is None:
         raise AlreadyExists(f"a daemon is listening on {config.cri.socket} already")
     try:
-        return asyncio.run(_serve(config))
+        return asyncio.run(Daemon(config, read, passed).run())
     finally:
         lock.unlink()
         os.close(held)
 
 
-async def _serve(config: Config) -> int:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in _SIGNALS:
-        loop.add_signal_handler(number, stop.set)
-    engine = Engine(
-        config.daemon.root,
-        config.daemon.state,
-        config.cri.namespace,
-        cni_config=config.cri.cni_config,
-        cni_plugins=config.cri.cni_plugins,
-    )
-    node = Node(engine, _settings(config), config.daemon.workers)
-    warm = asyncio.create_task(_keep_warm(config)) if config.runtime.warm else None
-    try:
+class Daemon:
+    """One run of the daemon, from its start to its end."""
+
+    def __init__(self, config: Config, read: Callable[[], Config], passed: Passed) -> None:
+        self._config = config
+        self._read = read
+        self._passed = passed
+        self._stop = asyncio.Event()
+        self._engine = Engine(
+            config.daemon.root,
+            config.daemon.state,
+            config.cri.namespace,
+            cni_config=config.cri.cni_config,
+            cni_plugins=config.cri.cni_plugins,
+        )
+        self._node = Node(self._engine, _settings(config), config.daemon.workers)
+        self._metrics = metrics.Server(self._node)
+        self._relay: activation.Relay | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> int:
+        """0 after a signal to stop."""
+        loop = asyncio.get_running_loop()
+        for number in _SIGNALS:
+            loop.add_signal_handler(number, self._signalled, number)
+        loop.add_signal_handler(signal.SIGHUP, self._begin, self._reload)
+        if self._config.runtime.warm:
+            self._begin(lambda: _keep_warm(self._config.runtime.socket, self._passed.runtime))
+        try:
+            serving = await self._start()
+            notify.ready()
+            if period := notify.watchdog():
+                self._begin(lambda: _watch(period))
+            await self._stop.wait()
+            await self._end(serving)
+        finally:
+            for task in tuple(self._tasks):
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await self._leave()
+        return 0
+
+    async def _start(self) -> grpc.aio.Server:
+        config, node = self._config, self._node
+        _check_driver(config)
+        self._trace()
+        node.handlers = await node.call(handlers.look, node.settings)
         await _recover(node)
-        engine.networks.keep()
+        self._engine.networks.keep()
+        if config.metrics.address:
+            await self._metrics.start(config.metrics.address)
+            log.info("serving metrics on http://%s/metrics", self._metrics.address)
         await node.serve_streams(Sessions(node))
-        serving = await server.start(node, config.cri.socket)
+        path = config.cri.socket
+        if self._passed.cri is not None:
+            path = str(self._engine.paths.state / "cri.sock")
+            self._relay = activation.Relay(path)
+        serving = await server.start(node, path)
+        if self._relay is not None and self._passed.cri is not None:
+            await self._relay.start(self._passed.cri)
         log.info("serving the Container Runtime Interface on %s", config.cri.socket)
-        notify.ready()
-        await stop.wait()
+        return serving
+
+    async def _end(self, serving: grpc.aio.Server) -> None:
+        """Nobody new is served; calls under way finish, in so far as they do in time."""
+        timeout = self._config.daemon.shutdown_timeout
         notify.stopping()
-        log.info("stopping: calls under way have %g s", config.daemon.shutdown_timeout)
-        await node.end_streams()
-        await serving.stop(config.daemon.shutdown_timeout)
-        await node.flights.settle()
-    finally:
-        if warm is not None:
-            warm.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await warm
-        node.close()
-        engine.networks.sweep()
-        engine.close()
-    return 0
+        log.info("stopping: calls under way have %g s", timeout)
+        if self._relay is not None:
+            self._relay.stop_listening()
+        await self._node.end_streams()
+        await serving.stop(timeout)
+        await self._node.flights.settle()
+        if self._relay is not None:
+            self._relay.close()
+
+    async def _leave(self) -> None:
+        await self._metrics.close()
+        if self._node.calls.tracer is not None:
+            await asyncio.to_thread(self._node.calls.tracer.close)
+        closing = asyncio.get_running_loop().run_in_executor(None, self._node.close)
+        done, _ = await asyncio.wait((closing,), timeout=_LAST_WORDS)
+        if not done:
+            # Whatever they are at is written down so that the next daemon can finish or undo it.
+            log.warning("work that was given up does not end: leaving it to the next start")
+            os._exit(1)
+        self._engine.networks.sweep()
+        self._engine.close()
+
+    def _signalled(self, number: int) -> None:
+        if self._stop.is_set():
+            log.warning("%s again: ending at once", signal.Signals(number).name)
+            os._exit(128 + number)
+        self._stop.set()
+
+    def _begin(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        task = asyncio.get_running_loop().create_task(work())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # --- the configuration, again
+
+    async def _reload(self) -> None:
+        """Put in force what the file says now. Where it is wrong, all stays as it was."""
+        notify.reloading()
+        try:
+            await self._take_over(self._read())
+        except OrlopError as error:
+            log.error("the configuration was not read again: %s", error)
+        notify.ready()
+
+    async def _take_over(self, config: Config) -> None:
+        before = {key.name: key.value for key in keys(self._config)}
+        changed = {key.name for key in keys(config) if key.name not in before or before[key.name] != key.value}
+        changed |= before.keys() - {key.name for key in keys(config)}
+        if config.tracing.endpoint:
+            tracing.check(config.tracing.endpoint)
+        configure(config.daemon.log_level, config.daemon.log_format)
+        changed = {"cri.handlers" if name.startswith("cri.handlers.") else name for name in changed}
+        later = sorted(changed - RELOADED - ({"cri.socket"} if self._passed.cri is not None else set()))
+        self._config = config
+        self._node.settings = _settings(config)
+        if "cri.network" in changed:
+            self._node.network = PodNetwork(self._engine, config.cri.network)
+        if "cri.handlers" in changed:
+            self._node.handlers = await self._node.call(handlers.look, self._node.settings)
+        if changed & {"tracing.endpoint", "tracing.ratio"}:
+            old = self._node.calls.tracer
+            self._trace()
+            if old is not None:
+                await asyncio.to_thread(old.close)
+        log.info("read the configuration again: %s", ", ".join(sorted(changed & RELOADED)) or "nothing has changed")
+        if later:
+            log.warning("needs a restart to take effect: %s", ", ".join(later))
+
+    def _trace(self) -> None:
+        wanted = self._config.tracing
+        self._node.calls.tracer = tracing.Exporter(wanted.endpoint, wanted.ratio) if wanted.endpoint else None
+
+
+def _check_driver(config: Config) -> None:
+    """Raises where the configured cgroup driver can't be used."""
+    if config.cri.cgroup_driver == "systemd":
+        if not os.path.isdir("/run/systemd/system"):
+            raise FailedPrecondition("cri.cgroup_driver: systemd does not run here; set it to cgroupfs")
+        raise Unimplemented("cri.cgroup_driver: pods as systemd's units are not supported yet; set it to cgroupfs")
+
+
+async def _watch(period: float) -> None:
+    """Tell the service manager that the loop still turns, until cancelled."""
+    while True:
+        notify.alive()
+        await asyncio.sleep(period)
 
 
 def _settings(config: Config) -> Settings:
@@ -98,6 +234,11 @@ def _settings(config: Config) -> Settings:
         pinned_images=cri.pinned_images,
         certs=cri.certs,
         network=cri.network,
+        default_handler=cri.default_handler,
+        handlers={
+            name: OciRuntime(name=name, path=each.path, root=each.root, options=each.options)
+            for name, each in cri.handlers.items()
+        },
     )
 
 
@@ -114,13 +255,14 @@ async def _recover(node: Node) -> None:
         log.info("took over %d running containers", count)
 
 
-async def _keep_warm(config: Config) -> None:
-    """Run the warm runtime as a process of its own until this task is cancelled."""
+async def _keep_warm(path: str, listener: socket.socket | None) -> None:
+    """Run the warm runtime as a process of its own until this task is cancelled. `listener` is a socket that listens
+    at `path` already."""
     program = os.path.join(os.path.dirname(os.path.dirname(__file__)), "__main__.py")
+    fds = () if listener is None else (listener.fileno(),)
+    words = (sys.executable, "-IS", program, "internal", "warm", path, *map(str, fds))
     while True:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-IS", program, "internal", "warm", config.runtime.socket, stdin=asyncio.subprocess.DEVNULL
-        )
+        process = await asyncio.create_subprocess_exec(*words, stdin=asyncio.subprocess.DEVNULL, pass_fds=fds)
         try:
             status = await process.wait()
         except asyncio.CancelledError:

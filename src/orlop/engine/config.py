@@ -179,6 +179,15 @@ class PodRequest(_Config, frozen=True, kw_only=True):
     )
 
 
+class OciRuntime(_Config, frozen=True, kw_only=True):
+    """A program with runc's command line that runs a container in place of Orlop's own runtime."""
+
+    name: str  # what the front calls it
+    path: str
+    root: str = ""  # its --root; empty: a directory of the engine's state
+    options: tuple[str, ...] = ()  # global options before the command
+
+
 class ContainerConfig(_Config, frozen=True, kw_only=True):
     """Everything asked for at `create` and `run`. None in `command`, `entrypoint` and the like means: the image's."""
 
@@ -224,6 +233,7 @@ class ContainerConfig(_Config, frozen=True, kw_only=True):
     log: LogConfig = LogConfig()
     rootfs: str = ""  # a directory of the host that stands for the image; with it `image` is empty
     pod: PodRequest | None = None
+    oci_runtime: OciRuntime | None = None
 
 
 class ExecConfig(_Config, frozen=True, kw_only=True):

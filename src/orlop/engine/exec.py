@@ -36,10 +36,19 @@ class ExecSession(msgspec.Struct, frozen=True, kw_only=True):
     pid: int
     detached: bool = False
     master: int = -1
+    files: str = ""  # of one that another runtime has started: where what it is told, and tells, begins
+
+    def kill(self) -> None:
+        """End the process at once. Only for one that is not detached and has not been waited for."""
+        if self.files:
+            from orlop.engine import foreign
+
+            foreign.end_exec(self.files)
+        os.kill(self.pid, signal.SIGKILL)
 
     def abandon(self) -> None:
-        """End the process at once. Only for one that is not detached."""
-        os.kill(self.pid, signal.SIGKILL)
+        """End the process, and let go of it. Only for one that is not detached."""
+        self.kill()
         self.wait()
         if self.master >= 0:
             os.close(self.master)
@@ -47,6 +56,10 @@ class ExecSession(msgspec.Struct, frozen=True, kw_only=True):
     def wait(self) -> int:
         """Wait for its end; the exit status as a shell counts it. Only for one that is not detached."""
         _, status = os.waitpid(self.pid, 0)
+        if self.files:
+            from orlop.engine import foreign
+
+            foreign.forget_exec(self.files)
         code = os.waitstatus_to_exitcode(status)
         return code if code >= 0 else 128 - code
 
@@ -59,6 +72,10 @@ def execute(engine: Engine, container: Container, config: ExecConfig, stdio: tup
         raise FailedPrecondition(f"container {container.name} is paused, unpause the container before exec")
     spec = read_spec(engine, container)
     process = _process(container, spec, config)
+    if container.config.oci_runtime is not None:
+        from orlop.engine import foreign
+
+        return foreign.execute(engine, container, process, config, stdio)
     pidfd = _pidfd(container)
     try:
         if config.detach:

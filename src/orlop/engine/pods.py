@@ -104,9 +104,9 @@ class Pods:
         """The directory that the sandbox's process sees; made once after a boot."""
         directory = self.engine.paths.state / "pause"
         program, fresh = directory / "pause", self.engine.paths.state / "pause.new"
-        if not program.exists():
+        if not program.exists() or not (directory / "proc").exists():
             with os_errors("make the root of sandboxes"), locked(self.engine.paths.state / "pause.lock"):
-                for name in ("", "dev"):
+                for name in ("", "dev", "proc"):
                     (directory / name).mkdir(mode=0o755, exist_ok=True)
                 if not program.exists():
                     shutil.copyfile(PROGRAM, fresh)

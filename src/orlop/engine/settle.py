@@ -100,6 +100,13 @@ def perform(engine: Engine, container: Container, action: Action) -> Container |
 def adopt(engine: Engine, container: Container) -> Container:
     """The process that started a container died before it could say that it runs; say so."""
     state = read_state(engine.paths.run(container.id))
+    if container.config.oci_runtime is not None:
+        from orlop.engine import foreign
+
+        if not foreign.started(engine, container):  # it was made, and waits for a start that will not come
+            foreign.delete(engine, container)
+            _await_end(engine, container)
+            return finish(engine, container)
     return engine.containers.store.change(
         container.id,
         "started",
@@ -109,6 +116,13 @@ def adopt(engine: Engine, container: Container) -> Container:
         owner=None,
         started=time.time(),
     )
+
+
+def _await_end(engine: Engine, container: Container, patience: float = 5.0) -> None:
+    """Wait until the shim has recorded an end that is on its way."""
+    deadline = time.monotonic() + patience
+    while read_state(engine.paths.run(container.id)).exit is None and time.monotonic() < deadline:
+        time.sleep(0.005)
 
 
 def finish(engine: Engine, container: Container) -> Container:
@@ -162,6 +176,10 @@ def release(engine: Engine, container: Container) -> Container:
     from orlop.cgroups import apply as cgroups
     from orlop.sys.tree import remove_tree
 
+    if container.config.oci_runtime is not None:
+        from orlop.engine import foreign
+
+        foreign.delete(engine, container)
     if container.record.cgroup:
         cgroups.kill(engine.cgroups, container.record.cgroup)
         _await_supervisor(engine, container)

@@ -111,6 +111,8 @@ def _start(engine: Engine, container: Container, attach: bool, stdin: bool, own:
     with joined_user_namespace(engine, container) as user, engine.rootfs(container, user) as root:
         bundle = make_bundle(engine, container, root, user)
         reached("start.files")
+        if container.config.oci_runtime is not None:
+            return _by_another_runtime(engine, container, bundle, root, attach, stdin, own)
         resources = bundle.spec.linux.resources if bundle.spec.linux else None
         cgroups.create(engine.cgroups, container.record.cgroup, resources)
         reached("start.cgroup")
@@ -202,6 +204,63 @@ def _launch(
         if client is not None:
             client.close()
         raise
+
+
+def _by_another_runtime(
+    engine: Engine, container: Container, bundle: Bundle, root: int, attach: bool, stdin: bool, own: bool
+) -> Started:
+    """As `_launch`, with a runtime that is a program of its own: see `foreign`."""
+    from orlop.engine import foreign
+    from orlop.runtime.handshake import Handshake
+    from orlop.sys.netns import socket_in
+
+    runtime = container.config.oci_runtime
+    assert runtime is not None
+    foreign.check(runtime)
+    foreign.prepare(engine, container, bundle.spec, root)
+    with foreign.console_socket(engine, container) as (console, listener):
+        plan = foreign.create_plan(engine, container, runtime, console)
+        encoded, program = prepare(plan), launch_program()
+        try:
+            control, shim = start_shim(
+                container.id,
+                engine.paths.run(container.id),
+                encoded,
+                program,
+                log=bundle.log,
+                tty=container.config.tty,
+                console=container.config.tty,
+                stdin=container.config.open_stdin,
+                stdin_once=container.config.stdin_once,
+                owner=_stream_owner(bundle),
+                on_exit=settle.on_exit_command(engine, container.id),
+                connect=attach or own,
+                pid_file=foreign.pid_file(engine, container),
+            )
+        finally:
+            os.close(program)
+            os.close(encoded)
+        reached("start.shim")
+        client = shim.client
+        try:
+            if client is not None and attach:
+                client.attach(stdin=stdin)
+            with control:
+                follow(control, plan, state=Handshake("cloned", (0,)))  # to the runtime's own beginning
+            pid = foreign.await_created(engine, container, client)
+            foreign.ensure_group(engine, container, bundle.spec, pid)
+            if listener is not None:
+                foreign.take_terminal(engine, container, listener)
+            if bundle.networked:
+                with socket_in(pid, socket.AF_NETLINK, socket.SOCK_RAW) as netlink:
+                    _on_sync(engine, container, bundle)("created", pid, [netlink.fileno()])
+            foreign.start(engine, container)
+            reached("start.launched")
+            return Started(container=_running(engine, container, pid), client=client)
+        except BaseException:
+            if client is not None:
+                client.close()
+            raise
 
 
 def _follow(engine: Engine, container: Container, plan: Plan, control: socket.socket, bundle: Bundle) -> Launched:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import os
 import signal
 
+from orlop.spec import trace
+
 STEPS: dict[str, str] = {
     "create.reserved": "name and id stand in the database",
     "create.snapshot": "the writable snapshot exists",
@@ -39,6 +41,7 @@ _LEFT = [None] * int(_SURVIVED or 0)
 
 def reached(name: str) -> None:
     """Say that step `name` is done."""
+    trace.step(name)
     if _KILL_AT and name == _KILL_AT:
         if _LEFT:
             _LEFT.pop()

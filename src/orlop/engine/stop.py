@@ -88,17 +88,22 @@ def _bring_down(engine: Engine, container: Container, shim: ShimClient, signal: 
 def _end_signal(engine: Engine, container: Container, shim: ShimClient, signal: int) -> None:
     """As `_signal`. In a PID namespace that is not its own, a first process that is killed does not take the others
     along, which would keep the container's output open."""
-    _signal(shim, signal)
+    _signal(engine, container, shim, signal)
     if signal == parse_signal("KILL") and container.config.pid_mode:
         from orlop.cgroups import apply as cgroups
 
         cgroups.kill(engine.cgroups, container.record.cgroup)
 
 
-def _signal(shim: ShimClient, signal: int) -> None:
+def _signal(engine: Engine, container: Container, shim: ShimClient, signal: int) -> None:
     """Send a signal; a process that has just ended needs none."""
     try:
-        shim.signal(signal)
+        if container.config.oci_runtime is not None:
+            from orlop.engine import foreign
+
+            foreign.kill(engine, container, shim, signal)
+        else:
+            shim.signal(signal)
     except FailedPrecondition:
         pass
 
@@ -109,7 +114,12 @@ def kill(engine: Engine, container: Container, signal: str) -> None:
     if not container.running:
         raise FailedPrecondition(f"cannot kill container {container.name}: it is not running")
     with ShimClient(engine.paths.run(container.id)) as shim:
-        shim.signal(number)
+        if container.config.oci_runtime is not None:
+            from orlop.engine import foreign
+
+            foreign.kill(engine, container, shim, number)
+        else:
+            shim.signal(number)
     if container.state == lifecycle.PAUSED and number == parse_signal("KILL"):
         _thaw(engine, container)
 

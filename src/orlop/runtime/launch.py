@@ -20,6 +20,7 @@ from orlop.runtime.handshake import CLONED, FAILED, GO_ON, MESSAGE_MAX, Handshak
 from orlop.runtime.ops import Clone, Execve, FindExec, Hook, Mount, MountSetattr, Op, Open, Scheduler
 from orlop.runtime.plan import Plan, Step
 from orlop.runtime.spawn import launch_program, spawn
+from orlop.spec import trace
 from orlop.spec.errors import ContainerExit, Internal, InvalidArgument, OrlopError, PermissionDenied, ResourceExhausted
 from orlop.spec.signals import described
 from orlop.sys.memfd import sealed
@@ -37,6 +38,7 @@ __all__ = [
     "spawn",
 ]
 
+_NOTED = 100  # operations that a span tells
 _MOST_FDS = 64  # the helper has no more slots
 
 OnSync = Callable[[str, int, list[int]], None]
@@ -186,6 +188,8 @@ def follow(
                 raise ResourceExhausted("launch helper: no descriptors left for those it sent")
             message = parse_message(data)
             state = state.heard(message)
+            if trace.active():
+                _note(plan, message)
             if message.kind == FAILED:
                 debug(f"launch helper: operation {message.stage}.{message.index} failed: errno {message.value}")
                 raise failure(plan, message)
@@ -204,6 +208,16 @@ def follow(
         finally:
             for fd in fds:
                 os.close(fd)
+
+
+def _note(plan: Plan, message: Message) -> None:
+    """What the helper has done until this message: the operations of the stage up to this one."""
+    stage = plan.stages[message.stage] if 0 <= message.stage < len(plan.stages) else None
+    steps = stage.steps[: message.index + 1] if stage is not None else ()
+    what = {CLONED: "cloned", FAILED: "failed"}.get(message.kind, message.text)
+    name = f"launch {stage.name}: {what}" if stage is not None else f"launch: {what}"
+    done = tuple(f"{step}"[:200] for step in steps[-_NOTED:])
+    trace.step(name, **{"orlop.plan.operations": done})
 
 
 def _executes(plan: Plan) -> bool:

@@ -59,6 +59,7 @@ def start(
     on_exit: Sequence[str] = (),
     connect: bool = False,
     environment: Mapping[str, str] | None = None,
+    pid_file: str = "",
 ) -> tuple[socket.socket, Shim]:
     """Start a shim and, through it, the launch helper; the socket on which to follow the helper's handshake.
 
@@ -68,13 +69,16 @@ def start(
     the process: its standard streams belong to it. `oom_events` is the cgroup's memory.events (v2) or
     memory.oom_control (v1). `on_exit` is an absolute program and its arguments; it runs with `environment` (default:
     PATH and HOME) unless an owner confirms that it has taken care. `connect` makes the caller the first client and
-    owner before anything runs, so that no moment is left in which an early end could go unnoticed.
+    owner before anything runs, so that no moment is left in which an early end could go unnoticed. With `pid_file` the
+    plan becomes another runtime, which makes the container, writes its first process's number there, and leaves.
 
     Raises the kind of error that fits when the shim can't start: FailedPrecondition where one already runs.
     """
     arguments = _arguments(
         container_id, directory, len(inherit), log, tty, console, stdin, stdin_once, owner, oom_events, connect
     )
+    if pid_file:
+        arguments += ["--pid-file", pid_file]
     if on_exit:
         arguments += ["--on-exit", *on_exit]
     control, helper_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

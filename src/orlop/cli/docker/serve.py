@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 from orlop.cli.context import Context
 from orlop.cli.flags import Options, Syntax, switch, value
+
+if TYPE_CHECKING:
+    from orlop.daemon.config import Config
 
 SYNTAX = Syntax(
     "",
@@ -24,27 +28,34 @@ def main(options: Options, context: Context) -> int:
     """Until a signal, and then until the last call has ended."""
     if options.no_cri or os.geteuid() != 0:
         return _runtime_alone(options, _socket(options))
-    import msgspec
-
     from orlop.daemon.config import load
     from orlop.daemon.needs import check
     from orlop.spec.errors import InvalidArgument
 
-    config = load(options.config)
-    replace = msgspec.structs.replace
     for flag, text in (("--socket", options.socket), ("--cri-socket", options.cri_socket)):
         if text and (not text.startswith("/") or len(os.fsencode(text)) > 107):
             raise InvalidArgument(f"{flag}: want an absolute path of at most 107 bytes")
-    runtime = replace(config.runtime, socket=options.socket or config.runtime.socket)
-    cri = replace(config.cri, socket=options.cri_socket or config.cri.socket)
-    daemon = replace(config.daemon, root=context.root or config.daemon.root, state=context.state or config.daemon.state)
-    config = replace(config, runtime=runtime, cri=cri, daemon=daemon)
+
+    def read() -> Config:
+        return _with_flags(load(options.config), options, context)
+
+    config = read()
     if not config.cri.enabled:
-        return _runtime_alone(options, runtime.socket)
+        return _runtime_alone(options, config.runtime.socket)
     check()
     from orlop.daemon.serve import serve
 
-    return serve(config)
+    return serve(config, read)
+
+
+def _with_flags(config: Config, options: Options, context: Context) -> Config:
+    import msgspec
+
+    replace = msgspec.structs.replace
+    runtime = replace(config.runtime, socket=options.socket or config.runtime.socket)
+    cri = replace(config.cri, socket=options.cri_socket or config.cri.socket)
+    daemon = replace(config.daemon, root=context.root or config.daemon.root, state=context.state or config.daemon.state)
+    return replace(config, runtime=runtime, cri=cri, daemon=daemon)
 
 
 def _socket(options: Options) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from orlop.cli.context import Context
 from orlop.cli.flags import Options, Syntax
 
-SYNTAX = Syntax("SOCKET", "Serve orlop-runtime's commands until the daemon ends", least=1, most=1)
+SYNTAX = Syntax("SOCKET [FD]", "Serve orlop-runtime's commands until the daemon ends", least=1, most=2)
 
 
 def main(options: Options, context: Context) -> int:
@@ -21,6 +21,7 @@ def main(options: Options, context: Context) -> int:
     die_with_parent(signal.SIGTERM)
     if os.getppid() != mother:
         return 0
-    with listening(options.arguments[0]) as listener:
+    path, *descriptor = options.arguments
+    with listening(path, int(descriptor[0]) if descriptor else -1) as listener:
         Zygote(listener).run()
     return 0

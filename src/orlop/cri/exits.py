@@ -77,6 +77,8 @@ class Exits:
         """Record the end. Where that fails the shim has it done, as the connection ends without a word."""
         try:
             ended = await asyncio.get_running_loop().run_in_executor(self._pool, self._record, container, client)
+            why = "oom" if ended.record.oom_killed else "error" if ended.record.exit_code else "ok"
+            self._node.calls.exits[why] += 1
         except OrlopError as error:
             log.error("container %s: not all that follows its end could be done: %s", container.id[:12], error)
         except Exception:
@@ -85,8 +87,6 @@ class Exits:
             self._clients.pop(container.id, None)
             client.close()
             self._node.wake()
-        why = "oom" if ended.record.oom_killed else "error" if ended.record.exit_code else "ok"
-        self._node.calls.exits[why] += 1
 
     def _record(self, container: Container, client: ShimClient) -> Container:
         with cancel.under(cancel.Token(_PATIENCE)):

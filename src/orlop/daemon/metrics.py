@@ -18,7 +18,7 @@ import msgspec
 import orlop
 from orlop.cri.calls import BOUNDS, Calls
 from orlop.cri.node import Node
-from orlop.engine.pods import is_sandbox
+from orlop.engine.records import is_sandbox
 from orlop.spec.errors import InvalidArgument, OrlopError, from_os
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"

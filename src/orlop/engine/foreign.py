@@ -37,6 +37,7 @@ from orlop.runtime.host import probe_host
 from orlop.runtime.ops import Ctty, Execve, Setsid
 from orlop.runtime.plan import Plan, Stage, Step
 from orlop.shim.client import ShimClient
+from orlop.shim.state import read_state
 from orlop.spec.document import encode
 from orlop.spec.errors import (
     ContainerExit,
@@ -256,6 +257,7 @@ def delete(engine: Engine, container: Container) -> None:
     runtime = runtime_of(container)
     if runtime is None:
         return
+    _await_create(engine, container)
     try:
         run(engine, container, "delete", "--force", container.id)
     except OrlopError:
@@ -265,6 +267,13 @@ def delete(engine: Engine, container: Container) -> None:
 
         remove_tree(_root(engine, runtime) / container.id)
     unmount_rootfs(engine, container)
+
+
+def _await_create(engine: Engine, container: Container) -> None:
+    """Let `create` end, which whoever began it has left behind: what it is making could not be deleted."""
+    deadline = time.monotonic() + PATIENCE
+    while read_state(engine.paths.run(container.id)).reality == "starting" and time.monotonic() < deadline:
+        time.sleep(0.005)
 
 
 def unmount_rootfs(engine: Engine, container: Container) -> None:

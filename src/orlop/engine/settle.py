@@ -74,6 +74,8 @@ def _reality(engine: Engine, container: Container) -> Reality:
     """How shim and first process are found. The shim knows the process from when it is cloned; until it has become
     the container's program, the launch helper sets it up, which ends by itself without the one who started it."""
     state = read_state(engine.paths.run(container.id))
+    if container.config.oci_runtime is not None:  # which does not end by itself: `adopt` finds out
+        return "running" if state.reality == "starting" else state.reality
     if container.state == lifecycle.STARTING and state.reality == "running" and not procfs.executed(state.pid):
         return "starting"
     return state.reality

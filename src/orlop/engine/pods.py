@@ -116,7 +116,10 @@ class Pods:
 
     def get(self, ref: str) -> Container:
         """The sandbox, settled. Raises NotFound."""
-        found = self.engine.containers.get(ref)
+        try:
+            found = self.engine.containers.get(ref)
+        except NotFound:
+            raise NotFound(f"no such pod sandbox: {ref[:128]}") from None
         if not is_sandbox(found):
             raise NotFound(f"no such pod sandbox: {ref[:128]}")
         return found

@@ -17,6 +17,8 @@ import pytest
 from orlop._stubs.cri import api_pb2 as api
 from orlop.cri import services
 from orlop.cri.flights import Flights
+from orlop.engine import progress
+from orlop.engine.engine import Engine
 from orlop.spec import cancel
 from orlop.spec.errors import Aborted, NotFound
 
@@ -200,3 +202,25 @@ def test_a_stop_whose_caller_has_gone_kills_nothing(client: Client, busybox: str
     client.StopContainer(container_id=container, timeout=0)
     assert client.ContainerStatus(container_id=container).status.exit_code == 137
     client.RemovePodSandbox(pod_sandbox_id=pod)
+
+
+@pytest.mark.root
+@pytest.mark.peers
+@pytest.mark.parametrize("action", [progress.RESOLVING, progress.DOWNLOADING, progress.EXTRACTING])
+def test_a_pull_ends_in_whatever_step_it_is(registry: str, tmp_path: Path, action: str) -> None:
+    engine = Engine(str(tmp_path / "root"), str(tmp_path / "state"))
+    token = cancel.Token()
+    steps: list[str] = []
+
+    def watch(step: progress.Progress) -> None:
+        steps.append(step.action)
+        if step.action == action:
+            token.cancel()
+
+    name = f"{registry}/lab/busybox:1"
+    with cancel.under(token), pytest.raises(Aborted, match="the caller has gone"):
+        engine.images.pull(name, progress=watch)
+    assert progress.DONE not in steps
+    assert engine.images.list() == []
+    assert engine.images.pull(name).names
+    engine.close()

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import grpc.aio
-import msgspec
 
 from orlop.cri import handlers, server
 from orlop.cri.network import PodNetwork
@@ -55,8 +54,9 @@ def serve(config: Config, read: Callable[[], Config]) -> int:
     configure(config.daemon.log_level, config.daemon.log_format)
     passed = activation.take()
     if passed.cri is not None:
-        path = passed.cri.getsockname()
-        config = msgspec.structs.replace(config, cri=msgspec.structs.replace(config.cri, socket=path))
+        raise Unimplemented(
+            "LISTEN_FDS: a socket for CRI is not taken over yet; leave ListenStream= out of orlop.socket"
+        )
     lock = Path(f"{config.cri.socket}.lock")
     with os_errors("make the socket's directory"):
         os.makedirs(os.path.dirname(config.cri.socket), mode=0o711, exist_ok=True)

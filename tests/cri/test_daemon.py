@@ -1,0 +1,110 @@
+"""The daemon as a process: its sockets, signals, metrics and traces."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orlop.spec import trace
+
+from .conftest import Daemon, pod_config, wait_for
+
+pytestmark = [pytest.mark.root]
+
+
+@pytest.fixture
+def daemon() -> Iterator[Daemon]:
+    base = Path("/dev/shm") / f"orlop-daemon-{os.getpid()}"
+    base.mkdir()
+    found = Daemon(base)
+    try:
+        yield found
+    finally:
+        if found.process is not None:
+            found.end()
+        shutil.rmtree(base)
+
+
+def test_metrics_count_calls_and_pods(daemon: Daemon) -> None:
+    daemon.configure('[metrics]\naddress = "127.0.0.1:0"')
+    client = daemon.start()
+    pod = client.RunPodSandbox(config=pod_config()).pod_sandbox_id
+    address = daemon.log.read_text().split("serving metrics on ")[1].split()[0]
+    text = urllib.request.urlopen(address, timeout=10).read().decode()
+    assert 'orlop_cri_calls_total{method="RunPodSandbox",code="OK"} 1' in text
+    assert 'orlop_cri_call_duration_seconds_bucket{method="RunPodSandbox",le="+Inf"} 1' in text
+    assert 'orlop_pods{state="running"} 1' in text
+    assert "process_resident_memory_bytes " in text
+    client.RemovePodSandbox(pod_sandbox_id=pod)
+
+
+def test_traces_lead_from_the_call_to_system_calls(daemon: Daemon) -> None:
+    received: list[dict[str, Any]] = []
+
+    class Receiver(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            received.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Receiver) as collector:
+        threading.Thread(target=collector.serve_forever, daemon=True).start()
+        daemon.configure(f'[tracing]\nendpoint = "http://127.0.0.1:{collector.server_port}"')
+        client = daemon.start()
+        pod = client.RunPodSandbox(config=pod_config()).pod_sandbox_id
+        client.RemovePodSandbox(pod_sandbox_id=pod)
+        daemon.end()
+        collector.shutdown()
+    spans = [s for r in received for e in r["resourceSpans"] for scope in e["scopeSpans"] for s in scope["spans"]]
+    root = next(span for span in spans if span["name"] == "RunPodSandbox")
+    children = [span for span in spans if span.get("parentSpanId") == root["spanId"]]
+    assert {span["traceId"] for span in children} == {root["traceId"]}
+    assert {"start.files", "start.running"} <= {span["name"] for span in children}
+    assert any("clone" in json.dumps(span).lower() for span in children if span["name"].startswith("launch "))
+
+
+def test_a_wrong_reload_changes_nothing_and_a_right_one_does(daemon: Daemon) -> None:
+    client = daemon.start()
+    assert daemon.process is not None
+    daemon.configure("[cri.handlers.x]\npaht = 1")
+    daemon.process.send_signal(signal.SIGHUP)
+    wait_for(lambda: "was not read again" in daemon.log.read_text(), "the complaint")
+    daemon.configure('[cri.handlers.x]\npath = "/bin/true"\n[daemon]\nworkers = 5')
+    daemon.process.send_signal(signal.SIGHUP)
+    wait_for(lambda: "needs a restart to take effect: daemon.workers" in daemon.log.read_text(), "the reload")
+    assert "x" in {handler.name for handler in client.Status().runtime_handlers}
+
+
+def test_a_socket_of_the_service_manager_for_cri_is_refused(daemon: Daemon) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(daemon.socket))
+        listener.listen()
+        fd = os.dup(listener.fileno())
+    words = [sys.executable, "-m", "orlop", "--root", daemon.root, "--state", daemon.state, "serve"]
+    words += ["--config", daemon.config, "--socket", daemon.base / "runtime.sock"]
+    script = f'exec 3<&{fd}; export LISTEN_FDS=1 LISTEN_PID=$$; exec "$@"'
+    with daemon.log.open("ab") as log:
+        daemon.process = subprocess.Popen(["bash", "-c", script, "bash", *words], pass_fds=[fd], stderr=log)
+    os.close(fd)
+    assert daemon.process.wait(30) != 0
+    daemon.process = None
+    assert "is not taken over yet" in daemon.log.read_text()
+
+
+def test_traceparent() -> None:
+    assert trace.traceparent(f"00-{'a' * 32}-{'b' * 16}-01") == (int("a" * 32, 16), int("b" * 16, 16), True)
+    for wrong in ("", "00-0-0-01", f"00-{'0' * 32}-{'b' * 16}-01", f"ff-{'a' * 32}-{'b' * 16}-01"):
+        assert trace.traceparent(wrong) is None

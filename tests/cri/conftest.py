@@ -15,7 +15,7 @@ from typing import Any
 
 import grpc
 import pytest
-from tests.harness import wait_for
+from tests.harness import archive_image, wait_for
 
 from orlop._stubs.cri import api_pb2 as api
 from orlop.cri.methods import stub
@@ -144,8 +144,15 @@ def client(daemon: Daemon) -> Client:
 
 
 @pytest.fixture
-def busybox(client: Client, registry: str) -> str:
-    """The ID of an image with a shell."""
+def busybox(client: Client, daemon: Daemon, request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The ID of an image with a shell; the machine of scripts/qemu has no registry, and loads it."""
+    if "ORLOP_QEMU" in os.environ:
+        archive = tmp_path / "busybox.tar"
+        archive_image(request.getfixturevalue("lab"), "busybox", archive)
+        words = ["--root", str(daemon.root), "--state", str(daemon.state), "-n", "k8s.io", "load", "-q", "-i", archive]
+        subprocess.run([sys.executable, "-m", "orlop", *map(str, words)], check=True, timeout=600)
+        return str(client.ImageStatus(image=api.ImageSpec(image="busybox")).image.id)
+    registry: str = request.getfixturevalue("registry")
     reference: str = client.PullImage(image=api.ImageSpec(image=f"{registry}/lab/busybox:1")).image_ref
     return reference
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
 from orlop._stubs.cri import api_pb2 as api
-from orlop.cri import requests, security
+from orlop.cri import profiles, requests, security
 from orlop.engine import oci_security
 from orlop.engine.config import ContainerConfig, MountRequest
 from orlop.engine.oci import ContainerFacts, runtime_spec, validate
@@ -209,3 +210,11 @@ def test_an_environment_of_any_letters() -> None:
     values = (b"", b"a=b", "žluť\n".encode())
     config = asked(envs=[api.KeyValue(key=f"V{n}", value=value) for n, value in enumerate(values)])
     assert config.env == ("V0=", "V1=a=b", "V2=žluť\n")
+
+
+def test_profiles_are_read_where_securityfs_is(tmp_path: Path) -> None:
+    """Without it, as on a Debian kernel in a minimal system, AppArmor is taken for off, and a pod still starts."""
+    path = tmp_path / "profiles"
+    assert profiles._loaded(str(path)) is None
+    path.write_text("docker-default (enforce)\n/usr/bin/a b (complain)\n")
+    assert profiles._loaded(str(path)) == {"docker-default", "/usr/bin/a b"}

@@ -12,7 +12,7 @@ from orlop._stubs.cri import api_pb2 as api
 from orlop.cri import security
 from orlop.engine.config import ContainerConfig
 from orlop.runtime.host import probe_host
-from orlop.spec.errors import FailedPrecondition, InvalidArgument, Unimplemented, os_errors
+from orlop.spec.errors import FailedPrecondition, InvalidArgument, Unimplemented, from_os, os_errors
 
 _LARGEST = 4 << 20  # bytes of a seccomp profile
 _LOADED = "/sys/kernel/security/apparmor/profiles"
@@ -33,20 +33,27 @@ def resolved(config: ContainerConfig, mounts: Sequence[api.Mount] = ()) -> Conta
     relabelled = [index for index, mount in enumerate(mounts) if mount.selinux_relabel]
     if relabelled and "selinux" in modules:
         raise Unimplemented(f"config.mounts[{relabelled[0]}].selinux_relabel: relabel the host's files with chcon")
+    loaded = _loaded() if "apparmor" in modules else None
     pod = msgspec.structs.replace(
         config.pod,
-        apparmor=security.apparmor(config.pod.apparmor, config.privileged, "apparmor" in modules, _loaded(modules)),
+        apparmor=security.apparmor(
+            config.pod.apparmor, config.privileged, loaded is not None, loaded or frozenset[str]()
+        ),
         selinux=security.selinux(config.pod.selinux, "selinux" in modules),
     )
     return msgspec.structs.replace(config, security_opt=options, pod=pod)
 
 
-def _loaded(modules: frozenset[str]) -> frozenset[str]:
-    """The names of the profiles that the kernel has: lines such as `docker-default (enforce)`."""
-    if "apparmor" not in modules:
-        return frozenset()
-    with os_errors("read the loaded profiles of AppArmor"), open(_LOADED, encoding="utf-8") as file:
-        return frozenset(line.rpartition(" (")[0] for line in file)
+def _loaded(path: str = _LOADED) -> frozenset[str] | None:
+    """The names of the profiles that the kernel has: lines such as `docker-default (enforce)`. None where securityfs is
+    not mounted: nobody manages AppArmor there, whatever the kernel has, and other runtimes take it for off."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            return frozenset(line.rpartition(" (")[0] for line in file)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise from_os(error, "read the loaded profiles of AppArmor") from error
 
 
 def _text(path: str) -> str:

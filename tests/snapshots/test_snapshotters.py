@@ -315,6 +315,8 @@ def test_ids_mapped_by_a_user_namespace(
     def unknown(mount: Overlay) -> int:
         raise OSError(errno.EINVAL, "not in this kernel")
 
+    if probe_host().kernel < (6, 3):
+        pytest.skip("the snapshots are on a tmpfs, whose ids can be mapped since Linux 6.3")
     if old:
         monkeypatch.setattr("orlop.snapshots.detached._overlay_by_fsopen", unknown)
     for name, parent in (("c0", ""), ("c1", "c0")):

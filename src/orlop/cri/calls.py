@@ -59,7 +59,6 @@ class Calls:
         self.durations: dict[str, Durations] = {}
         self.in_flight: Counter[str] = Counter()
         self.exits: Counter[str] = Counter()  # of containers, by why
-        self.pulled_bytes = 0
         self.tracer: Tracer | None = None
 
     @contextmanager

@@ -100,7 +100,7 @@ class Relay:
 
 
 class _End(asyncio.Protocol):
-    """One side of a connection. What comes before the other side is there waits in the kernel."""
+    """One side of a connection. What comes before the other side is there waits here and in the kernel."""
 
     def __init__(self, relay: Relay, other: _End | None = None) -> None:
         self._relay = relay
@@ -108,25 +108,30 @@ class _End(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._joining: asyncio.Task[None] | None = None
         self._ended = False
+        self._early = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
         self._relay.opened(self)
         if self._other is None:
-            transport.pause_reading()
             self._joining = asyncio.get_running_loop().create_task(self._relay.join(self))
 
     def join(self, other: _End) -> None:
         self._other = other
         if self._transport is None or self._transport.is_closing():
             other.abort()
-        else:
+        elif other._transport is not None:
+            other._transport.write(self._early)
+            self._early = b""
             self._transport.resume_reading()
 
     def data_received(self, data: bytes) -> None:
         if self._other is not None and self._other._transport is not None:
             self._other._transport.write(data)
+        elif self._transport is not None:
+            self._early += data
+            self._transport.pause_reading()
 
     def eof_received(self) -> bool:
         self._ended = True

@@ -78,7 +78,6 @@ def of_calls(calls: Calls) -> list[Family]:
         Family("orlop_cri_call_duration_seconds", "histogram", "How long calls took; no streams.", tuple(buckets)),
         Family("orlop_cri_calls_in_flight", "gauge", "Calls that are under way.", flying),
         Family("orlop_container_exits_total", "counter", "Containers and sandboxes that ended, by reason.", exits),
-        _one("orlop_image_pulled_bytes_total", "counter", "Bytes fetched from registries.", calls.pulled_bytes),
     ]
 
 

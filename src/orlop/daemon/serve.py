@@ -53,8 +53,6 @@ def serve(config: Config, read: Callable[[], Config]) -> int:
     """
     configure(config.daemon.log_level, config.daemon.log_format)
     passed = activation.take()
-    if passed.cri is not None:
-        raise Unimplemented("LISTEN_FDS: a socket for CRI is not taken over yet; take ListenStream= out of its unit")
     lock = Path(f"{config.cri.socket}.lock")
     with os_errors("make the socket's directory"):
         os.makedirs(os.path.dirname(config.cri.socket), mode=0o711, exist_ok=True)

@@ -31,6 +31,7 @@ def main(options: Options, context: Context) -> int:
     from orlop.daemon.config import load
     from orlop.daemon.needs import check
     from orlop.spec.errors import InvalidArgument
+    from orlop.sys.process import share_heaps
 
     for flag, text in (("--socket", options.socket), ("--cri-socket", options.cri_socket)):
         if text and (not text.startswith("/") or len(os.fsencode(text)) > 107):
@@ -43,6 +44,7 @@ def main(options: Options, context: Context) -> int:
     if not config.cri.enabled:
         return _runtime_alone(options, config.runtime.socket)
     check()
+    share_heaps(2)  # before the first thread
     from orlop.daemon.serve import serve
 
     return serve(config, read)

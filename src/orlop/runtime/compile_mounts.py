@@ -523,6 +523,7 @@ def _hierarchy(item: Prepared, slots: Layout, target: str, hierarchy: Hierarchy,
     if namespaced and hierarchy.type == "cgroup2":
         # mount(2) refuses (EBUSY) to mount it on itself, as where /sys is bound recursively
         yield Step(Fsopen(slots.file, hierarchy.type), origin)
+        yield Step(Fsconfig(slots.file, _FSCONFIG_STRING, "source", "cgroup"), origin)
         yield Step(Fsconfig(slots.file, _FSCONFIG_CREATE, "", ""), origin)
         yield Step(Fsmount(slots.tree, slots.file, attributes), origin)
         yield Step(MoveMount(slots.tree, root, target), origin)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import time
@@ -15,7 +14,7 @@ import pytest
 from orlop._stubs.cri import api_pb2 as api
 from orlop.cgroups.probe import probe
 
-from .conftest import Client, Daemon, container_config, pod_config, wait_for
+from .conftest import Client, Daemon, container_config, pod_config, serving, wait_for
 from .test_life import refused
 
 pytestmark = [pytest.mark.root, pytest.mark.peers]
@@ -34,32 +33,18 @@ def one_version(base: Path, crun: str) -> str:
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """A daemon with runc, crun, a program that is not there, and one that fails."""
-    base = Path("/dev/shm") / f"orlop-handlers-{os.getpid()}"
-    base.mkdir()
+    base = tmp_path_factory.mktemp("handlers")
     bad = base / "bad"
     bad.write_text("#!/bin/sh\necho nonsense >&2\nexit 1\n")
     bad.chmod(0o755)
-    found = Daemon(base)
     paths = {name: shutil.which(name) or f"/usr/bin/{name}" for name in ("runc", "crun")}
     if probe().mode != "v2":
         paths["crun"] = one_version(base, paths["crun"])
     paths |= {"gone": "/no/such/runtime", "bad": str(bad)}
     text = "\n".join(f'[cri.handlers.{name}]\npath = "{path}"' for name, path in paths.items())
     text += f'\n[cri.handlers.bare]\npath = "{paths["crun"]}"\noptions = ["--cgroup-manager=disabled"]'
-    found.config.write_text(text)
-    found.start()
-    try:
+    with serving(config=text) as found:
         yield found
-        left = [container.name for container in found.engine().containers.list(all=True)]
-    finally:
-        if found.process is not None:
-            found.end()
-        engine = found.engine()
-        for sandbox in engine.pods.list():
-            engine.pods.remove(sandbox)
-        engine.close()
-        shutil.rmtree(base)
-    assert left == []
 
 
 def known(daemon: Daemon, handler: str) -> set[str]:

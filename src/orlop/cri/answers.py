@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TypeVar
 
 from orlop._stubs.cri import api_pb2 as api
 from orlop.engine import lifecycle
 from orlop.engine.image import Image
 from orlop.engine.records import Container
 
+T = TypeVar("T")
 _STATES = {
     lifecycle.CREATED: api.CONTAINER_CREATED,
     lifecycle.STARTING: api.CONTAINER_CREATED,
@@ -17,6 +19,11 @@ _STATES = {
     lifecycle.EXITED: api.CONTAINER_EXITED,
     lifecycle.REMOVING: api.CONTAINER_EXITED,
 }
+
+
+def pieces(found: Sequence[T], size: int = 500) -> Iterator[Sequence[T]]:
+    """What a streaming list sends, so many objects in one message."""
+    return (found[start : start + size] for start in range(0, len(found), size))
 
 
 def nanoseconds(seconds: float) -> int:

@@ -18,8 +18,6 @@ from orlop.engine.start import Started
 from orlop.engine.steps import reached
 from orlop.spec.errors import FailedPrecondition, InvalidArgument, NotFound
 
-CHUNK = 500  # objects in one answer of a stream
-
 
 async def create(node: Node, request: api.CreateContainerRequest) -> api.CreateContainerResponse:
     def undo(made: tuple[Container, bool]) -> None:
@@ -155,8 +153,8 @@ async def list_all(node: Node, request: api.ListContainersRequest) -> api.ListCo
 
 async def stream(node: Node, request: api.StreamContainersRequest) -> AsyncIterator[api.StreamContainersResponse]:
     found = await node.call(_chosen, node, request.filter)
-    for start in range(0, len(found), CHUNK):
-        yield api.StreamContainersResponse(containers=found[start : start + CHUNK])
+    for piece in answers.pieces(found):
+        yield api.StreamContainersResponse(containers=piece)
 
 
 def _chosen(node: Node, wanted: api.ContainerFilter) -> list[api.Container]:

@@ -17,7 +17,6 @@ from orlop.engine.image import Image
 from orlop.spec.errors import InvalidArgument
 from orlop.spec.reference import parse_reference
 
-CHUNK = 500  # objects in one answer of a stream
 _HEX_DIGITS = frozenset("0123456789abcdef")
 
 
@@ -27,8 +26,8 @@ async def list_all(node: Node, request: api.ListImagesRequest) -> api.ListImages
 
 async def stream(node: Node, request: api.StreamImagesRequest) -> AsyncIterator[api.StreamImagesResponse]:
     found = await node.call(_chosen, node, request.filter)
-    for start in range(0, len(found), CHUNK):
-        yield api.StreamImagesResponse(images=found[start : start + CHUNK])
+    for piece in answers.pieces(found):
+        yield api.StreamImagesResponse(images=piece)
 
 
 def _chosen(node: Node, wanted: api.ImageFilter) -> list[api.Image]:

@@ -20,12 +20,12 @@ from orlop.cgroups.stats import CpuUsage, DeviceIO, MemoryUsage, Statistics, sta
 from orlop.cri import answers
 from orlop.cri.node import Node
 from orlop.cri.processes import Processes, processes
-from orlop.cri.stats import running, writable_layer
+from orlop.cri.stats import by_pod, writable_layer
 from orlop.engine.records import Container
 from orlop.network.counters import Counters, counters
 from orlop.spec.errors import NotFound
 
-CHUNK = 100  # pods in one answer of a stream
+PODS = 100  # in one answer of a stream
 LABELS = ("container", "id", "image", "name", "namespace", "pod")
 _SECOND = 1_000_000_000
 _UNLIMITED = 0  # as cAdvisor says that there is no limit
@@ -348,10 +348,7 @@ def _pod(node: Node, sandbox: Container, members: list[Container]) -> api.PodSan
 
 
 def _all(node: Node) -> list[api.PodSandboxMetrics]:
-    members: dict[str, list[Container]] = {}
-    for container in running(node):
-        if container.config.pod is not None:
-            members.setdefault(container.config.pod.sandbox, []).append(container)
+    members = by_pod(node)
     found = []
     for sandbox in node.sandboxes():
         if sandbox.running:
@@ -379,5 +376,5 @@ async def stream(
     node: Node, request: api.StreamPodSandboxMetricsRequest
 ) -> AsyncIterator[api.StreamPodSandboxMetricsResponse]:
     found = await node.call(_all, node)
-    for start in range(0, len(found), CHUNK):
-        yield api.StreamPodSandboxMetricsResponse(pod_sandbox_metrics=found[start : start + CHUNK])
+    for piece in answers.pieces(found, PODS):
+        yield api.StreamPodSandboxMetricsResponse(pod_sandbox_metrics=piece)

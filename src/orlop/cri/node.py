@@ -29,9 +29,9 @@ from orlop.cri.streaming.backend import Backend
 from orlop.cri.streaming.limits import Limits
 from orlop.cri.streaming.server import Server
 from orlop.distribution.hosts import Hosts
-from orlop.engine import lifecycle, settle
+from orlop.engine import settle
 from orlop.engine.engine import Engine
-from orlop.engine.records import Container, is_sandbox
+from orlop.engine.records import Container, is_sandbox, is_whole
 from orlop.spec import cancel
 from orlop.spec.errors import OrlopError, Unavailable
 
@@ -176,8 +176,7 @@ class Node:
 
     def sandboxes(self) -> list[Container]:
         """Those of them that are sandboxes, made whole."""
-        hidden = (lifecycle.CREATING, lifecycle.CREATED, lifecycle.REMOVING)
-        return [c for c in self.containers() if is_sandbox(c) and c.state not in hidden]
+        return [c for c in self.containers() if is_sandbox(c) and is_whole(c)]
 
     def each(self, work: Callable[[], object]) -> Future[Any]:
         """Begin one part of a call's work, as the end of one container of a pod."""

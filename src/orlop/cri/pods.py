@@ -17,8 +17,6 @@ from orlop.engine.start import Started
 from orlop.engine.steps import reached
 from orlop.spec.errors import InvalidArgument, NotFound
 
-CHUNK = 500  # objects in one answer of a stream
-
 
 async def run(node: Node, request: api.RunPodSandboxRequest) -> api.RunPodSandboxResponse:
     runtime = handlers.chosen(node.settings, request.runtime_handler)
@@ -98,8 +96,8 @@ async def list_all(node: Node, request: api.ListPodSandboxRequest) -> api.ListPo
 
 async def stream(node: Node, request: api.StreamPodSandboxesRequest) -> AsyncIterator[api.StreamPodSandboxesResponse]:
     found = await node.call(_chosen, node, request.filter)
-    for start in range(0, len(found), CHUNK):
-        yield api.StreamPodSandboxesResponse(pod_sandboxes=found[start : start + CHUNK])
+    for piece in answers.pieces(found):
+        yield api.StreamPodSandboxesResponse(pod_sandboxes=piece)
 
 
 def _chosen(node: Node, wanted: api.PodSandboxFilter) -> list[api.PodSandbox]:

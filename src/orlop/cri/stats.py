@@ -14,8 +14,6 @@ from orlop.engine.records import Container
 from orlop.network.counters import Counters, counters
 from orlop.spec.errors import InvalidArgument, NotFound
 
-CHUNK = 500  # objects in one answer of a stream
-
 
 def _wrapped(value: int | None) -> api.UInt64Value | None:
     return None if value is None else api.UInt64Value(value=value)
@@ -132,8 +130,8 @@ async def stream(
     node: Node, request: api.StreamContainerStatsRequest
 ) -> AsyncIterator[api.StreamContainerStatsResponse]:
     found = await node.call(_chosen, node, request.filter)
-    for start in range(0, len(found), CHUNK):
-        yield api.StreamContainerStatsResponse(container_stats=found[start : start + CHUNK])
+    for piece in answers.pieces(found):
+        yield api.StreamContainerStatsResponse(container_stats=piece)
 
 
 def _chosen(node: Node, wanted: api.ContainerStatsFilter) -> list[api.ContainerStats]:
@@ -157,6 +155,15 @@ def running(node: Node) -> list[Container]:
     everything = node.containers()
     node.samples.forget({container.id for container in everything})
     return [c for c in everything if c.running and c.config.pod is not None and c.config.pod.sandbox]
+
+
+def by_pod(node: Node) -> dict[str, list[Container]]:
+    """The same by the ID of their sandbox."""
+    members: dict[str, list[Container]] = {}
+    for container in running(node):
+        if container.config.pod is not None:
+            members.setdefault(container.config.pod.sandbox, []).append(container)
+    return members
 
 
 # --- pods
@@ -242,7 +249,7 @@ async def one_pod(node: Node, request: api.PodSandboxStatsRequest) -> api.PodSan
         if not request.pod_sandbox_id:
             raise InvalidArgument("pod_sandbox_id is missing")
         sandbox = node.engine.pods.get(request.pod_sandbox_id)
-        members = [c for c in running(node) if c.config.pod and c.config.pod.sandbox == sandbox.id]
+        members = by_pod(node).get(sandbox.id, [])
         return api.PodSandboxStatsResponse(stats=pod_stats(node, sandbox, members))
 
     return await node.call(work)
@@ -256,16 +263,13 @@ async def stream_pods(
     node: Node, request: api.StreamPodSandboxStatsRequest
 ) -> AsyncIterator[api.StreamPodSandboxStatsResponse]:
     found = await node.call(_chosen_pods, node, request.filter)
-    for start in range(0, len(found), CHUNK):
-        yield api.StreamPodSandboxStatsResponse(pod_sandbox_stats=found[start : start + CHUNK])
+    for piece in answers.pieces(found):
+        yield api.StreamPodSandboxStatsResponse(pod_sandbox_stats=piece)
 
 
 def _chosen_pods(node: Node, wanted: api.PodSandboxStatsFilter) -> list[api.PodSandboxStats]:
     match = api.PodSandboxFilter(id=wanted.id, label_selector=wanted.label_selector)
-    members: dict[str, list[Container]] = {}
-    for container in running(node):
-        if container.config.pod is not None:
-            members.setdefault(container.config.pod.sandbox, []).append(container)
+    members = by_pod(node)
     found = []
     for sandbox in node.sandboxes():
         if sandbox.running and answers.sandbox_matches(answers.pod_sandbox(sandbox), match):

@@ -163,7 +163,6 @@ class PodRequest(_Config, frozen=True, kw_only=True):
 
     sandbox: str = ""  # the ID of the container that is the pod's sandbox
     message: bytes = b""  # the request as the front received it, which only the front can read
-    image_ref: str = ""  # what the front calls the image
     handler: str = ""  # the runtime that was asked for
     ambient: tuple[str, ...] = ()  # capabilities that a process keeps through execve
     masked_paths: tuple[str, ...] | None = None
@@ -234,6 +233,11 @@ class ContainerConfig(_Config, frozen=True, kw_only=True):
     rootfs: str = ""  # a directory of the host that stands for the image; with it `image` is empty
     pod: PodRequest | None = None
     oci_runtime: OciRuntime | None = None
+
+    @property
+    def is_sandbox(self) -> bool:
+        """Whether it asks for the sandbox of a pod."""
+        return self.pod is not None and not self.pod.sandbox
 
 
 class ExecConfig(_Config, frozen=True, kw_only=True):

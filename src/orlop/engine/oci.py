@@ -38,7 +38,7 @@ def runtime_spec(config: ContainerConfig, image: ImageConfig, facts: ContainerFa
         process=process(config, image.defaults, facts, held),
         hostname="" if config.uts_mode else facts.hostname,
         domainname="" if config.uts_mode else config.domainname,
-        mounts=sandbox_mounts() if sandbox(config) else read_only_mounts(config, mounts(config, facts)),
+        mounts=sandbox_mounts() if config.is_sandbox else read_only_mounts(config, mounts(config, facts)),
         hooks=hooks(config),
         annotations=config.annotations,
         linux=_linux(config, facts, held),
@@ -59,11 +59,6 @@ def hooks(config: ContainerConfig) -> Hooks | None:
 def wants_root(config: ContainerConfig) -> bool:
     """Whether a hook in the container's namespaces looks for the root file system at root.path."""
     return config.pod is not None and any(hook.name == "createContainer" for hook in config.pod.hooks)
-
-
-def sandbox(config: ContainerConfig) -> bool:
-    """Whether this is a pod's sandbox."""
-    return config.pod is not None and not config.pod.sandbox
 
 
 def _linux(config: ContainerConfig, facts: ContainerFacts, held: tuple[str, ...]) -> Linux:

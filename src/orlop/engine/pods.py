@@ -19,7 +19,7 @@ import msgspec
 from orlop.engine import lifecycle, settle
 from orlop.engine.config import ContainerConfig, NetworkRequest
 from orlop.engine.create import create
-from orlop.engine.records import Container, is_sandbox
+from orlop.engine.records import Container, is_sandbox, is_whole
 from orlop.engine.remove import remove
 from orlop.engine.start import Started, start
 from orlop.engine.steps import reached
@@ -126,8 +126,7 @@ class Pods:
 
     def list(self) -> Found:
         """Every sandbox, newest first. One that is being made or removed is none."""
-        hidden = (lifecycle.CREATING, lifecycle.CREATED, lifecycle.REMOVING)
-        return [c for c in self.engine.containers.list(all=True) if is_sandbox(c) and c.state not in hidden]
+        return [c for c in self.engine.containers.list(all=True) if is_sandbox(c) and is_whole(c)]
 
     def containers(self, sandbox: str) -> Found:
         """The containers of a pod, newest first."""

@@ -4,6 +4,7 @@
 
 import msgspec
 
+from orlop.engine import lifecycle
 from orlop.engine.config import ContainerConfig
 from orlop.network.records import Attachment
 
@@ -77,7 +78,12 @@ class Container(_Record, frozen=True, kw_only=True):
 
 def is_sandbox(container: Container) -> bool:
     """Whether a container is the sandbox of a pod."""
-    return container.config.pod is not None and not container.config.pod.sandbox
+    return container.config.is_sandbox
+
+
+def is_whole(sandbox: Container) -> bool:
+    """Whether a sandbox is neither being made nor removed."""
+    return sandbox.state not in (lifecycle.CREATING, lifecycle.CREATED, lifecycle.REMOVING)
 
 
 class Volume(_Record, frozen=True, kw_only=True):

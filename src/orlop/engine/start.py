@@ -24,6 +24,7 @@ from orlop.runtime.host import probe_host
 from orlop.runtime.launch import Launched, follow, launch_program, prepare
 from orlop.runtime.plan import Plan
 from orlop.shim.client import ShimClient
+from orlop.shim.spawn import Shim
 from orlop.shim.spawn import start as start_shim
 from orlop.spec import cancel
 from orlop.spec.errors import (
@@ -165,27 +166,7 @@ def _launch(
 ) -> Started:
     plan = compile_plan(engine, container, bundle, tuple(idmaps))
     inherit = (root, *idmaps.values())
-    encoded, program = prepare(plan, inherited=len(inherit)), launch_program()
-    try:
-        control, shim = start_shim(
-            container.id,
-            engine.paths.run(container.id),
-            encoded,
-            program,
-            inherit=inherit,
-            log=bundle.log,
-            tty=container.config.tty,
-            console=container.config.tty,
-            stdin=container.config.open_stdin,
-            stdin_once=container.config.stdin_once,
-            owner=_stream_owner(bundle),
-            on_exit=settle.on_exit_command(engine, container.id),
-            connect=attach or own,
-        )
-    finally:
-        os.close(program)
-        os.close(encoded)
-    reached("start.shim")
+    control, shim = _shim(engine, container, bundle, plan, inherit, attach or own)
     client = shim.client
     try:
         if client is not None and attach:
@@ -206,6 +187,41 @@ def _launch(
         raise
 
 
+def _shim(
+    engine: Engine,
+    container: Container,
+    bundle: Bundle,
+    plan: Plan,
+    inherit: tuple[int, ...],
+    connect: bool,
+    pid_file: str = "",
+) -> tuple[socket.socket, Shim]:
+    """The container's supervisor, which has begun to run the plan; the socket on which to follow it."""
+    encoded, program = prepare(plan, inherited=len(inherit)), launch_program()
+    try:
+        started = start_shim(
+            container.id,
+            engine.paths.run(container.id),
+            encoded,
+            program,
+            inherit=inherit,
+            log=bundle.log,
+            tty=container.config.tty,
+            console=container.config.tty,
+            stdin=container.config.open_stdin,
+            stdin_once=container.config.stdin_once,
+            owner=_stream_owner(bundle),
+            on_exit=settle.on_exit_command(engine, container.id),
+            connect=connect,
+            pid_file=pid_file,
+        )
+    finally:
+        os.close(program)
+        os.close(encoded)
+    reached("start.shim")
+    return started
+
+
 def _by_another_runtime(
     engine: Engine, container: Container, bundle: Bundle, root: int, attach: bool, stdin: bool, own: bool
 ) -> Started:
@@ -220,27 +236,8 @@ def _by_another_runtime(
     foreign.prepare(engine, container, bundle.spec, root)
     with foreign.console_socket(engine, container) as (console, listener):
         plan = foreign.create_plan(engine, container, runtime, console)
-        encoded, program = prepare(plan), launch_program()
-        try:
-            control, shim = start_shim(
-                container.id,
-                engine.paths.run(container.id),
-                encoded,
-                program,
-                log=bundle.log,
-                tty=container.config.tty,
-                console=container.config.tty,
-                stdin=container.config.open_stdin,
-                stdin_once=container.config.stdin_once,
-                owner=_stream_owner(bundle),
-                on_exit=settle.on_exit_command(engine, container.id),
-                connect=attach or own,
-                pid_file=foreign.pid_file(engine, container),
-            )
-        finally:
-            os.close(program)
-            os.close(encoded)
-        reached("start.shim")
+        file = foreign.pid_file(engine, container)
+        control, shim = _shim(engine, container, bundle, plan, (), attach or own, file)
         client = shim.client
         try:
             if client is not None and attach:

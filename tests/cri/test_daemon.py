@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.server
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -20,7 +19,7 @@ import pytest
 
 from orlop.spec import trace
 
-from .conftest import Client, Daemon, pod_config, wait_for
+from .conftest import Client, Daemon, pod_config, take_away, wait_for
 
 pytestmark = [pytest.mark.root]
 
@@ -35,7 +34,7 @@ def daemon() -> Iterator[Daemon]:
     finally:
         if found.process is not None:
             found.end()
-        shutil.rmtree(base)
+        take_away(base)
 
 
 def test_metrics_count_calls_and_pods(daemon: Daemon) -> None:

@@ -608,8 +608,9 @@ def test_a_death_signal_arrives_when_the_parent_is_gone_already(helper, tmp_path
     plan = launcher.prepare(helper.plan([Prctl(1, 9, 0, 0, 0), helper.sh(f"touch {tmp_path}/ran")]))
     control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     program = launcher.launch_program()
-    actions = [(os.POSIX_SPAWN_DUP2, fd, 20 + i) for i, fd in enumerate((plan, theirs.fileno(), write))]
-    actions += [(os.POSIX_SPAWN_DUP2, 20 + i, 3 + i) for i in range(3)]
+    free = max(map(int, os.listdir("/proc/self/fd"))) + 1  # above what the test and its neighbours have open
+    actions = [(os.POSIX_SPAWN_DUP2, fd, free + i) for i, fd in enumerate((plan, theirs.fileno(), write))]
+    actions += [(os.POSIX_SPAWN_DUP2, free + i, 3 + i) for i in range(3)]
     pid = os.posix_spawn(f"/proc/self/fd/{program}", ["launch", "report"], {}, file_actions=actions)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
     assert not (tmp_path / "ran").exists()

@@ -84,7 +84,7 @@ PURE = (
     "network.files",
     "cri.streaming.tokens",
     "cri.streaming.backend",
-    "engine.oci",
+    "engine.oci.",
     "engine.users",
     "engine.lifecycle",
     "engine.config",

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from orlop.cli.docker.explain_image import explain, instructions
-from orlop.engine.image import Image
+from orlop.engine.images.image import Image
 from orlop.spec.document import encode
 from orlop.spec.image import (
     OCI_INDEX,

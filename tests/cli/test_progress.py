@@ -3,8 +3,8 @@ from __future__ import annotations
 import io
 
 from orlop.cli.docker.lazy_progress import LazyProgress
-from orlop.engine import progress as told
-from orlop.engine.progress import Progress
+from orlop.engine.images import progress as told
+from orlop.engine.images.progress import Progress
 
 A, B = "sha256:" + "a" * 64, "sha256:" + "b" * 64
 

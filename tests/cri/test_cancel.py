@@ -17,8 +17,8 @@ import pytest
 from orlop._stubs.cri import api_pb2 as api
 from orlop.cri import services
 from orlop.cri.flights import Flights
-from orlop.engine import progress
 from orlop.engine.engine import Engine
+from orlop.engine.images import progress
 from orlop.spec import cancel
 from orlop.spec.errors import Aborted, NotFound
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from orlop._stubs.cri import api_pb2 as api
 from orlop.cri import cdi, cdi_files
 from orlop.engine.config import ContainerConfig, MountRequest, PodRequest
-from orlop.engine.oci import hooks
+from orlop.engine.oci.spec import hooks
 from orlop.spec.errors import InvalidArgument, NotFound, OrlopError, Unimplemented
 from orlop.spec.runtime import Hook
 

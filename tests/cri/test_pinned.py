@@ -7,7 +7,7 @@ import pytest
 
 from orlop.cri.pinned import Pinned
 from orlop.daemon.config import parse
-from orlop.engine.image import Image
+from orlop.engine.images.image import Image
 from orlop.spec.errors import InvalidArgument
 from orlop.spec.image import OCI_MANIFEST, Descriptor, ImageConfig, RootFS
 

@@ -10,9 +10,9 @@ import pytest
 
 from orlop._stubs.cri import api_pb2 as api
 from orlop.cri import profiles, requests, security
-from orlop.engine import oci_security
 from orlop.engine.config import ContainerConfig, MountRequest
-from orlop.engine.oci import ContainerFacts, runtime_spec, validate
+from orlop.engine.oci import security as oci_security
+from orlop.engine.oci.spec import ContainerFacts, runtime_spec, validate
 from orlop.engine.propagation import peers
 from orlop.spec.errors import FailedPrecondition, InvalidArgument
 from orlop.spec.image import ImageConfig, RootFS

@@ -10,8 +10,8 @@ import pytest
 from orlop._stubs.cri import api_pb2 as api
 from orlop.cri import requests
 from orlop.engine.config import ContainerConfig
-from orlop.engine.oci import ContainerFacts, runtime_spec
-from orlop.engine.oci_users import on_host
+from orlop.engine.oci.spec import ContainerFacts, runtime_spec
+from orlop.engine.oci.users import on_host
 from orlop.engine.users import Identity
 from orlop.spec.errors import InvalidArgument
 from orlop.spec.image import ImageConfig, RootFS

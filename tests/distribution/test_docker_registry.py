@@ -19,7 +19,7 @@ from tests.distribution.conftest import CONFIG, Image, Sink, describe
 from orlop.distribution.client import Registry as Client
 from orlop.distribution.credentials import Credential, DockerConfig
 from orlop.distribution.hosts import Hosts
-from orlop.engine.login import login
+from orlop.engine.images.login import login
 from orlop.spec.errors import InvalidArgument, NotFound, PermissionDenied
 from orlop.spec.image import DOCKER_CONFIG, DOCKER_LAYER_GZIP, DOCKER_MANIFEST, OCI_INDEX, Index, Manifest
 from orlop.spec.reference import Reference, parse_reference

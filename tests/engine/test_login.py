@@ -10,7 +10,7 @@ import pytest
 from orlop.distribution.client import Registry as Client
 from orlop.distribution.credentials import DockerConfig
 from orlop.distribution.hosts import Hosts
-from orlop.engine.login import login, logout, server_name
+from orlop.engine.images.login import login, logout, server_name
 from orlop.registry.access import Basic, Token
 from orlop.registry.faults import Fault, Html
 from orlop.registry.server import Registry

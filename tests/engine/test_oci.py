@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from orlop.engine.config import ContainerConfig, DeviceRequest, Limits, MountRequest, NetworkRequest
-from orlop.engine.oci import ContainerFacts, HostDevice, hostname, runtime_spec, validate
+from orlop.engine.oci.spec import ContainerFacts, HostDevice, hostname, runtime_spec, validate
 from orlop.spec.capabilities import DEFAULT, NAMES
 from orlop.spec.errors import InvalidArgument
 from orlop.spec.image import ContainerDefaults, ImageConfig, RootFS

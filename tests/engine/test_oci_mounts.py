@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from orlop.engine.config import ContainerConfig, MountRequest
-from orlop.engine.oci_facts import ContainerFacts
-from orlop.engine.oci_mounts import mounts, rootfs_propagation, tmpfs_options
+from orlop.engine.oci.facts import ContainerFacts
+from orlop.engine.oci.mounts import mounts, rootfs_propagation, tmpfs_options
 from orlop.spec.errors import InvalidArgument
 from orlop.spec.runtime import Mount
 

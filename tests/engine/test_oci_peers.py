@@ -12,7 +12,7 @@ import pytest
 
 from orlop.cgroups import apply
 from orlop.engine.config import ContainerConfig, Limits
-from orlop.engine.oci import ContainerFacts, runtime_spec, validate
+from orlop.engine.oci.spec import ContainerFacts, runtime_spec, validate
 from orlop.engine.users import Identity
 from orlop.spec.image import ImageConfig, RootFS
 

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from orlop.engine.config import ContainerConfig, ExecConfig, Ulimit
-from orlop.engine.oci import ContainerFacts, exec_process, runtime_spec
-from orlop.engine.oci_process import arguments, environment, rlimit, working_directory
+from orlop.engine.oci.process import arguments, environment, rlimit, working_directory
+from orlop.engine.oci.spec import ContainerFacts, exec_process, runtime_spec
 from orlop.engine.users import Identity
 from orlop.spec.capabilities import NAMES
 from orlop.spec.errors import InvalidArgument

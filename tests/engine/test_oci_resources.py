@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from orlop.engine.config import ContainerConfig, DeviceRequest, Limits
-from orlop.engine.oci_facts import ContainerFacts
-from orlop.engine.oci_resources import check_limits, resources
+from orlop.engine.oci.facts import ContainerFacts
+from orlop.engine.oci.resources import check_limits, resources
 from orlop.spec.errors import InvalidArgument
 from orlop.spec.runtime import CPU, BlockIO, Memory, Pids, Resources
 

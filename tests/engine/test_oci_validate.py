@@ -14,7 +14,7 @@ from orlop.engine.config import (
     RestartPolicy,
     Ulimit,
 )
-from orlop.engine.oci import validate
+from orlop.engine.oci.spec import validate
 from orlop.spec.errors import InvalidArgument, OrlopError, Unimplemented
 
 

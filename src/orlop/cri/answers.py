@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from orlop._stubs.cri import api_pb2 as api
 from orlop.engine import lifecycle
-from orlop.engine.image import Image
+from orlop.engine.images.image import Image
 from orlop.engine.records import Container
 
 T = TypeVar("T")

@@ -13,7 +13,7 @@ from orlop.cri.credentials import PrivateSource, credential_of
 from orlop.cri.disk import filesystems
 from orlop.cri.node import Node
 from orlop.cri.pinned import Pinned
-from orlop.engine.image import Image
+from orlop.engine.images.image import Image
 from orlop.spec.errors import InvalidArgument
 from orlop.spec.reference import parse_reference
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable
 from fnmatch import translate
 
-from orlop.engine.image import Image
+from orlop.engine.images.image import Image
 from orlop.spec.digest import Digest
 from orlop.spec.errors import InvalidArgument
 from orlop.spec.reference import DEFAULT_DOMAIN, parse_reference

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from orlop.engine import image_mounts, oci, users
+from orlop.engine import image_mounts, users
 from orlop.engine.config import ContainerConfig, DeviceRequest, MountRequest
-from orlop.engine.oci_facts import ContainerFacts, HostDevice
-from orlop.engine.oci_namespaces import hostname, own_network
-from orlop.engine.oci_users import on_host, ranges
+from orlop.engine.oci import spec as oci
+from orlop.engine.oci.facts import ContainerFacts, HostDevice
+from orlop.engine.oci.namespaces import hostname, own_network
+from orlop.engine.oci.users import on_host, ranges
 from orlop.engine.records import Container
 from orlop.network import files
 from orlop.network.records import Attachment

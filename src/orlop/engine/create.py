@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 from orlop.engine import image_mounts, lifecycle, locks, propagation
 from orlop.engine.config import ContainerConfig, MountRequest
 from orlop.engine.names import random_id, random_name
-from orlop.engine.oci import validate
-from orlop.engine.oci_resources import check_processors
-from orlop.engine.oci_users import on_host, ranges
+from orlop.engine.oci.resources import check_processors
+from orlop.engine.oci.spec import validate
+from orlop.engine.oci.users import on_host, ranges
 from orlop.engine.records import Container, ContainerRecord, VolumeUse, is_sandbox
 from orlop.engine.steps import reached
 from orlop.spec import cancel
@@ -21,7 +21,7 @@ from orlop.spec.errors import AlreadyExists, InvalidArgument, NotFound, OrlopErr
 
 if TYPE_CHECKING:
     from orlop.engine.engine import Engine
-    from orlop.engine.image import Image
+    from orlop.engine.images.image import Image
 
 
 def create(

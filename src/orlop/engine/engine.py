@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from orlop.cgroups.apply import CgroupHost
     from orlop.content.store import ContentStore
     from orlop.engine.containers import Containers
-    from orlop.engine.images import Images
+    from orlop.engine.images.images import Images
     from orlop.engine.pods import Pods
     from orlop.engine.records import Container
     from orlop.engine.run import Completed
@@ -89,7 +89,7 @@ class Engine:
     @cached_property
     def images(self) -> Images:
         """Images of this namespace."""
-        from orlop.engine.images import Images
+        from orlop.engine.images.images import Images
 
         return Images(self.content, self.snapshots, self.database, self.namespace, pulls=self.paths.state / "pulls")
 

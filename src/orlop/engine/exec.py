@@ -14,7 +14,7 @@ from orlop.cgroups.processes import entry_paths
 from orlop.engine import users
 from orlop.engine.config import ExecConfig
 from orlop.engine.exec_template import remember
-from orlop.engine.oci_process import exec_process
+from orlop.engine.oci.process import exec_process
 from orlop.engine.records import Container
 from orlop.runtime.compile_exec import ExecRequest, compile_exec
 from orlop.runtime.host import bounding_set, probe_host

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from orlop.engine.image import Image
+from orlop.engine.images.image import Image
 from orlop.engine.records import Container
 from orlop.network.records import Network
 from orlop.snapshots.mounts import Mount

@@ -11,9 +11,9 @@ import msgspec
 from orlop.engine import lifecycle
 from orlop.engine.bundle import preview_bundle
 from orlop.engine.config import ContainerConfig
-from orlop.engine.image import Image
+from orlop.engine.images.image import Image
 from orlop.engine.names import random_id
-from orlop.engine.oci import validate
+from orlop.engine.oci.spec import validate
 from orlop.engine.records import Container, ContainerRecord, VolumeUse
 from orlop.engine.start import cgroup_path, compile_plan
 from orlop.runtime.plan import Plan

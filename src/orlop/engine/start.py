@@ -16,7 +16,7 @@ from orlop.engine import lifecycle, locks, settle
 from orlop.engine.bundle import Bundle, hosts_text, make_bundle, user_namespace_of
 from orlop.engine.config import NetworkRequest
 from orlop.engine.create import image_of
-from orlop.engine.oci_users import on_host
+from orlop.engine.oci.users import on_host
 from orlop.engine.records import Container
 from orlop.engine.steps import reached
 from orlop.runtime.compile import CreateRequest, compile_create

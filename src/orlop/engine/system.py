@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from orlop.engine import events, lifecycle
-from orlop.engine.image import Image
+from orlop.engine.images.image import Image
 from orlop.engine.records import Container, Event, Volume
 from orlop.spec.errors import FailedPrecondition, NotFound
 from orlop.sys.tree import measure_tree
 
 if TYPE_CHECKING:
     from orlop.engine.engine import Engine
-    from orlop.engine.images_remove import Removed
+    from orlop.engine.images.remove import Removed
 
 _IDLE = frozenset({lifecycle.CREATED, lifecycle.EXITED, lifecycle.DEAD})
 

@@ -9,7 +9,7 @@ import msgspec
 
 from orlop.engine import settle
 from orlop.engine.config import ContainerConfig
-from orlop.engine.oci_resources import check_limits, check_processors, limits_of
+from orlop.engine.oci.resources import check_limits, check_processors, limits_of
 from orlop.engine.records import Container
 from orlop.spec.errors import NotFound
 

@@ -15,7 +15,7 @@ import pytest
 from orlop.content.store import ContentStore
 from orlop.distribution.client import Registry as Client
 from orlop.distribution.session import Retry
-from orlop.engine.images import Images
+from orlop.engine.images.images import Images
 from orlop.metadata.database import Database
 from orlop.registry.server import Registry
 from orlop.snapshots.overlay import OverlaySnapshotter

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from orlop.engine.images import Images
+from orlop.engine.images.images import Images
 from orlop.spec.digest import Digest
 from orlop.spec.errors import DataLoss, InvalidArgument, OrlopError, Unimplemented
 

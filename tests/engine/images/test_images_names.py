@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from orlop.engine.images import Images
+from orlop.engine.images.images import Images
 from orlop.metadata.leases import CONTENT, Lease
 from orlop.spec.digest import Digest
 from orlop.spec.errors import FailedPrecondition, InvalidArgument, NotFound

@@ -16,8 +16,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from orlop.engine.images import Images
-from orlop.engine.progress import Progress
+from orlop.engine.images.images import Images
+from orlop.engine.images.progress import Progress
 from orlop.registry.faults import Corrupt, Cut, Fault, Hang
 from orlop.registry.server import Registry
 from orlop.snapshots.copy import CopySnapshotter
@@ -244,7 +244,7 @@ def test_killed_pull_is_cleaned_up_and_finished_by_the_next(
 import os
 from pathlib import Path
 from orlop.content.store import ContentStore
-from orlop.engine.images import Images
+from orlop.engine.images.images import Images
 from orlop.metadata.database import Database
 from orlop.snapshots.overlay import OverlaySnapshotter
 root = Path({str(tmp_path / "root")!r}); root.mkdir(exist_ok=True)

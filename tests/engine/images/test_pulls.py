@@ -15,10 +15,10 @@ import msgspec
 import pytest
 
 from orlop.engine import locks
-from orlop.engine import progress as told
-from orlop.engine.images import Images
-from orlop.engine.progress import Progress, nobody
-from orlop.engine.pulls import INTERVAL, PullRecord, recorded, under_way
+from orlop.engine.images import progress as told
+from orlop.engine.images.images import Images
+from orlop.engine.images.progress import Progress, nobody
+from orlop.engine.images.pulls import INTERVAL, PullRecord, recorded, under_way
 from orlop.engine.records import Owner
 from orlop.registry.faults import Corrupt, Fault
 from orlop.registry.server import Registry

@@ -6,7 +6,7 @@ import msgspec
 
 from orlop.cli.docker.command_text import ellipsis
 from orlop.cli.docker.units import human_size
-from orlop.engine.image import Image
+from orlop.engine.images.image import Image
 from orlop.spec.image import INDEX_TYPES, Descriptor, History, Index
 
 _INSTRUCTION = 100  # characters of an instruction that are shown

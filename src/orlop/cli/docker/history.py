@@ -11,7 +11,7 @@ from orlop.cli.docker.moments import ago
 from orlop.cli.docker.named import NO_TRUNC_HELP
 from orlop.cli.docker.units import human_size
 from orlop.cli.flags import Options, Syntax, missing, switch
-from orlop.engine.image import HistoryEntry
+from orlop.engine.images.image import HistoryEntry
 
 SYNTAX = Syntax(
     "IMAGE",

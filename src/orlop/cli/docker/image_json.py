@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from orlop.cli.docker.moments import rfc3339
-from orlop.engine.image import Image
+from orlop.engine.images.image import Image
 from orlop.snapshots.mounts import Mount, Overlay
 
 Json = dict[str, Any]

@@ -13,8 +13,8 @@ from orlop.cli.docker.moments import ago, local, seconds_of
 from orlop.cli.docker.named import NO_TRUNC_HELP
 from orlop.cli.docker.units import human_size
 from orlop.cli.flags import Options, Syntax, missing, switch
-from orlop.engine.image import Image
-from orlop.engine.images import Images
+from orlop.engine.images.image import Image
+from orlop.engine.images.images import Images
 from orlop.spec.errors import InvalidArgument
 from orlop.spec.reference import parse_reference
 

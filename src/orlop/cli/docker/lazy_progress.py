@@ -7,7 +7,7 @@ from _thread import allocate_lock  # threading.Lock, without what else is in thr
 from typing import TYPE_CHECKING, Protocol, TextIO
 
 if TYPE_CHECKING:
-    from orlop.engine.progress import Progress
+    from orlop.engine.images.progress import Progress
 
 
 class Display(Protocol):

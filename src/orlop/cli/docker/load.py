@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from orlop.cli.context import Context
 from orlop.cli.docker.lazy_progress import LazyProgress
 from orlop.cli.flags import Options, Syntax, UsageError, switch, value
-from orlop.engine.image import Image, reference_of
+from orlop.engine.images.image import Image, reference_of
 from orlop.spec.errors import os_errors
 
 SYNTAX = Syntax(

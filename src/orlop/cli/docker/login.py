@@ -22,7 +22,7 @@ SYNTAX = Syntax(
 
 def main(options: Options, context: Context) -> int:
     """Credentials that the registry refuses are not kept."""
-    from orlop.engine.login import login
+    from orlop.engine.images.login import login
 
     username, password = _credentials(options)
     server = options.arguments[0] if options.arguments else ""

@@ -12,7 +12,7 @@ SYNTAX = Syntax("[SERVER]", "Log out from a registry", most=1)
 
 def main(options: Options, context: Context) -> int:
     """Being logged out already is no failure."""
-    from orlop.engine.login import logout, server_name
+    from orlop.engine.images.login import logout, server_name
 
     server = server_name(options.arguments[0] if options.arguments else "")
     if logout(server):

@@ -9,8 +9,8 @@ from rich.progress import BarColumn, DownloadColumn, TaskID, TextColumn
 from rich.progress import Progress as RichProgress
 
 from orlop.cli.docker.progress_lines import FINAL, WORDS, short
-from orlop.engine import progress as told
-from orlop.engine.progress import Progress
+from orlop.engine.images import progress as told
+from orlop.engine.images.progress import Progress
 
 _BARS = {told.DOWNLOADING: "Downloading", told.UPLOADING: "Pushing", told.EXTRACTING: "Extracting"}
 

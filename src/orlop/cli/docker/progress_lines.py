@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TextIO
 
-from orlop.engine import progress as told
-from orlop.engine.progress import Progress
+from orlop.engine.images import progress as told
+from orlop.engine.images.progress import Progress
 
 # what is said of a layer, by what is being done
 WORDS: dict[str, dict[str, str]] = {

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from orlop.cli.docker.units import human_size
 from orlop.cli.text import one_line
-from orlop.engine.images_remove import Removed
+from orlop.engine.images.remove import Removed
 
 
 def heading(title: str, names: Sequence[str]) -> None:

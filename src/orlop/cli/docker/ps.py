@@ -14,7 +14,7 @@ from orlop.cli.docker.status import ports_text, state, status
 from orlop.cli.docker.units import human_duration, human_size, parse_integer
 from orlop.cli.flags import Options, Syntax, switch, value
 from orlop.engine.engine import Engine
-from orlop.engine.image import Image
+from orlop.engine.images.image import Image
 from orlop.engine.records import Container
 from orlop.spec.errors import OrlopError
 

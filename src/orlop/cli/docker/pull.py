@@ -7,7 +7,7 @@ import sys
 from orlop.cli.context import Context
 from orlop.cli.docker.lazy_progress import LazyProgress
 from orlop.cli.flags import Options, Syntax, missing, switch, value
-from orlop.engine.image import reference_of
+from orlop.engine.images.image import reference_of
 from orlop.spec.errors import InvalidArgument
 from orlop.spec.reference import parse_reference
 

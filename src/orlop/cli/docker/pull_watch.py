@@ -9,7 +9,7 @@ import sys
 
 from orlop.cli.context import Context
 from orlop.cli.docker.lazy_progress import LazyProgress
-from orlop.engine.pulls import PullRecord, UnderWay
+from orlop.engine.images.pulls import PullRecord, UnderWay
 from orlop.spec.errors import NotFound, Unavailable
 from orlop.spec.reference import Reference
 

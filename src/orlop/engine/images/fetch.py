@@ -9,8 +9,8 @@ import msgspec
 
 from orlop.content.ingest import BlobWriter
 from orlop.content.store import ContentStore
-from orlop.engine import platforms
-from orlop.engine.unpack import Layer, plan
+from orlop.engine.images import platforms
+from orlop.engine.images.unpack import Layer, plan
 from orlop.metadata.leases import CONTENT, Lease
 from orlop.spec.digest import Digest
 from orlop.spec.errors import DataLoss, InvalidArgument

@@ -10,7 +10,7 @@ import re
 import msgspec
 
 from orlop.engine.config import ContainerConfig, Limits, PodRequest
-from orlop.engine.oci_facts import ContainerFacts, HostDevice
+from orlop.engine.oci.facts import ContainerFacts, HostDevice
 from orlop.spec.errors import InvalidArgument
 from orlop.spec.runtime import CPU, BlockIO, Device, DeviceCgroup, HugepageLimit, Memory, Pids, Resources
 

@@ -12,15 +12,15 @@ from __future__ import annotations
 
 import msgspec
 
-from orlop.engine import oci_security
 from orlop.engine.config import ContainerConfig
-from orlop.engine.oci_facts import ContainerFacts, HostDevice
-from orlop.engine.oci_mounts import mounts, read_only_mounts, rootfs_propagation, sandbox_mounts
-from orlop.engine.oci_namespaces import hostname, namespaces, sysctls
-from orlop.engine.oci_process import exec_process, process
-from orlop.engine.oci_resources import devices, resources
-from orlop.engine.oci_users import check_mapped, mappings
-from orlop.engine.oci_validate import validate
+from orlop.engine.oci import security
+from orlop.engine.oci.facts import ContainerFacts, HostDevice
+from orlop.engine.oci.mounts import mounts, read_only_mounts, rootfs_propagation, sandbox_mounts
+from orlop.engine.oci.namespaces import hostname, namespaces, sysctls
+from orlop.engine.oci.process import exec_process, process
+from orlop.engine.oci.resources import devices, resources
+from orlop.engine.oci.users import check_mapped, mappings
+from orlop.engine.oci.validate import validate
 from orlop.spec.image import ImageConfig
 from orlop.spec.runtime import VERSION, Hook, Hooks, Linux, Root, RuntimeSpec
 
@@ -30,7 +30,7 @@ __all__ = ["ContainerFacts", "HostDevice", "exec_process", "hostname", "runtime_
 def runtime_spec(config: ContainerConfig, image: ImageConfig, facts: ContainerFacts) -> RuntimeSpec:
     """The configuration. `config` has passed `validate`; raises InvalidArgument for what only image or host show."""
     facts = msgspec.structs.replace(facts, hostname=hostname(config, facts))
-    held = oci_security.held_capabilities(config, facts)
+    held = security.held_capabilities(config, facts)
     check_mapped(config, facts.identity)
     return RuntimeSpec(
         oci_version=VERSION,
@@ -70,9 +70,9 @@ def _linux(config: ContainerConfig, facts: ContainerFacts, held: tuple[str, ...]
         cgroups_path=facts.cgroup_path,
         resources=resources(config, facts),
         sysctl=sysctls(config),
-        seccomp=oci_security.seccomp(config, facts, held),
+        seccomp=security.seccomp(config, facts, held),
         rootfs_propagation=rootfs_propagation(config),
-        masked_paths=oci_security.masked_paths(config, facts),
-        readonly_paths=oci_security.readonly_paths(config),
-        mount_label=oci_security.mount_label(config),
+        masked_paths=security.masked_paths(config, facts),
+        readonly_paths=security.readonly_paths(config),
+        mount_label=security.mount_label(config),
     )

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 
-from orlop.engine import oci_security
 from orlop.engine.config import ContainerConfig, MountRequest, RestartPolicy
-from orlop.engine.oci_mounts import bind_flags, check_propagation, target_of, tmpfs_options
-from orlop.engine.oci_namespaces import own_network, sysctls
-from orlop.engine.oci_process import environment, rlimit, working_directory
-from orlop.engine.oci_resources import check_limits
+from orlop.engine.oci import security
+from orlop.engine.oci.mounts import bind_flags, check_propagation, target_of, tmpfs_options
+from orlop.engine.oci.namespaces import own_network, sysctls
+from orlop.engine.oci.process import environment, rlimit, working_directory
+from orlop.engine.oci.resources import check_limits
 from orlop.spec import capabilities
 from orlop.spec.errors import InvalidArgument, Unimplemented
 from orlop.spec.image import ContainerDefaults
@@ -44,7 +44,7 @@ def validate(config: ContainerConfig) -> None:
     _check_mounts(config)
     _check_process(config)
     check_limits(config.limits, config.pod is not None)
-    oci_security.options(config)
+    security.options(config)
     capabilities.resolve(config.cap_add, config.cap_drop)
     sysctls(config)
 

@@ -11,8 +11,8 @@ import msgspec
 from orlop.content.layout import Named, write_index
 from orlop.content.store import ContentStore
 from orlop.engine import events
-from orlop.engine.image import reference_of
-from orlop.engine.images_fetch import Documents, Found
+from orlop.engine.images.fetch import Documents, Found
+from orlop.engine.images.image import reference_of
 from orlop.engine.records import Event
 from orlop.metadata.database import Database
 from orlop.metadata.images import ImageRecord, ImageRow, drop, every_row, put, select

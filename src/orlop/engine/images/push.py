@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from orlop.engine import progress as told
-from orlop.engine.image import Image
-from orlop.engine.images_fetch import Documents
-from orlop.engine.progress import Progress, Watcher
-from orlop.engine.unpack import JOBS
+from orlop.engine.images import progress as told
+from orlop.engine.images.fetch import Documents
+from orlop.engine.images.image import Image
+from orlop.engine.images.progress import Progress, Watcher
+from orlop.engine.images.unpack import JOBS
 from orlop.metadata.images import put, select
 from orlop.metadata.leases import CONTENT, Lease, hold
 from orlop.spec.image import Descriptor, Index, parse_manifest
@@ -19,7 +19,7 @@ from orlop.spec.reference import Reference, parse_reference
 
 if TYPE_CHECKING:
     from orlop.distribution.client import Registry
-    from orlop.engine.images import Images
+    from orlop.engine.images.images import Images
 
 _WORDS = {"exists": told.EXISTS, "mounted": told.EXISTS, "pushed": told.DONE}
 

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, BinaryIO
 import msgspec
 
 from orlop.content.layout import CONTAINERD_NAME, REF_NAME
-from orlop.engine import progress as told
-from orlop.engine.archive_read import Archive, compression_by_magic, read_archive
-from orlop.engine.gc import collect
-from orlop.engine.images_fetch import Documents, wanted_platform
-from orlop.engine.images_pull import record_found, unpack_found
-from orlop.engine.images_record import enter
-from orlop.engine.progress import Watcher
+from orlop.engine.images import progress as told
+from orlop.engine.images.archive_read import Archive, compression_by_magic, read_archive
+from orlop.engine.images.fetch import Documents, wanted_platform
+from orlop.engine.images.gc import collect
+from orlop.engine.images.progress import Watcher
+from orlop.engine.images.pull import record_found, unpack_found
+from orlop.engine.images.record import enter
 from orlop.metadata.images import ImageRow
 from orlop.metadata.leases import CONTENT, Lease, hold
 from orlop.spec.digest import Digest
@@ -34,7 +34,7 @@ from orlop.spec.image import (
 from orlop.spec.reference import parse_reference
 
 if TYPE_CHECKING:
-    from orlop.engine.images import Images
+    from orlop.engine.images.images import Images
 
 _LAYER_TYPES = {"": OCI_LAYER, "gzip": OCI_LAYER_GZIP, "zstd": OCI_LAYER_ZSTD}
 _MAX_IMAGES = 1000

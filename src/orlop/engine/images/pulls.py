@@ -17,8 +17,8 @@ from pathlib import Path
 import msgspec
 
 from orlop.engine import locks
-from orlop.engine import progress as told
-from orlop.engine.progress import Progress, Watcher
+from orlop.engine.images import progress as told
+from orlop.engine.images.progress import Progress, Watcher
 from orlop.engine.records import Owner
 from orlop.spec.errors import OrlopError
 

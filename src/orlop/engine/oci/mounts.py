@@ -9,11 +9,11 @@ import posixpath
 
 import msgspec
 
-from orlop.engine import oci_security
 from orlop.engine.config import ContainerConfig, MountRequest
-from orlop.engine.oci_facts import ContainerFacts
-from orlop.engine.oci_process import INIT_TARGET, uses_init
-from orlop.engine.oci_users import id_mappings, mappings
+from orlop.engine.oci import security
+from orlop.engine.oci.facts import ContainerFacts
+from orlop.engine.oci.process import INIT_TARGET, uses_init
+from orlop.engine.oci.users import id_mappings, mappings
 from orlop.runtime.mount_options import ATTRIBUTES, RECURSIVE
 from orlop.spec.errors import FailedPrecondition, InvalidArgument
 from orlop.spec.runtime import Mount
@@ -63,9 +63,9 @@ def _depth(target: str) -> int:
 
 def _defaults(config: ContainerConfig, facts: ContainerFacts) -> tuple[Mount, ...]:
     """Docker's mounts for a Linux container."""
-    security = oci_security.options(config)
+    asked = security.options(config)
     sys_access = () if config.privileged else ("ro",)
-    cgroup_access = () if config.privileged or security.writable_cgroups else ("ro",)
+    cgroup_access = () if config.privileged or asked.writable_cgroups else ("ro",)
     result = [
         Mount(destination="/proc", type="proc", source="proc", options=("nosuid", "noexec", "nodev")),
         Mount(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from orlop.engine.config import ContainerConfig
-from orlop.engine.oci_facts import ContainerFacts
+from orlop.engine.oci.facts import ContainerFacts
 from orlop.spec.errors import InvalidArgument
 from orlop.spec.runtime import Namespace
 

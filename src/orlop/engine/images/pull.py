@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from orlop.content.ingest import BlobWriter
-from orlop.engine import progress as told
-from orlop.engine.image import Image
-from orlop.engine.images_fetch import Documents, Found, Source, wanted_platform
-from orlop.engine.images_record import enter, record_of
-from orlop.engine.progress import Progress, Watcher
-from orlop.engine.unpack import Fetch, Unpacker, plan
+from orlop.engine.images import progress as told
+from orlop.engine.images.fetch import Documents, Found, Source, wanted_platform
+from orlop.engine.images.image import Image
+from orlop.engine.images.progress import Progress, Watcher
+from orlop.engine.images.record import enter, record_of
+from orlop.engine.images.unpack import Fetch, Unpacker, plan
 from orlop.metadata.images import ImageRecord, ImageRow
 from orlop.metadata.leases import CONTENT, Lease, abandoned, hold
 from orlop.spec import cancel
@@ -18,7 +18,7 @@ from orlop.spec.image import Descriptor
 from orlop.spec.reference import Reference
 
 if TYPE_CHECKING:
-    from orlop.engine.images import Images
+    from orlop.engine.images.images import Images
 
 
 def pull(

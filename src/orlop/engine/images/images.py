@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, BinaryIO
 
-from orlop.engine.image import HistoryEntry, Image, history, image_of, reference_of
+from orlop.engine.images.image import HistoryEntry, Image, history, image_of, reference_of
 from orlop.metadata.database import Database
 from orlop.metadata.images import ImageRow, ImageTable
 from orlop.spec.digest import Digest
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
     from orlop.content.store import ContentStore
     from orlop.distribution.client import Registry
-    from orlop.engine.gc import Collected
-    from orlop.engine.images_fetch import Source
-    from orlop.engine.images_remove import Removed
-    from orlop.engine.progress import Watcher
-    from orlop.engine.pulls import UnderWay
+    from orlop.engine.images.fetch import Source
+    from orlop.engine.images.gc import Collected
+    from orlop.engine.images.progress import Watcher
+    from orlop.engine.images.pulls import UnderWay
+    from orlop.engine.images.remove import Removed
     from orlop.snapshots.snapshotter import Snapshotter
 
 _HEX_DIGITS = frozenset("0123456789abcdef")
@@ -131,9 +131,9 @@ class Images:
         registry: Source | None = None,
     ) -> Image:
         """Bring an image from its registry, unpack it and give it its name. Others may watch; see `under_way`."""
-        from orlop.engine.images_pull import pull
-        from orlop.engine.progress import nobody
-        from orlop.engine.pulls import recorded
+        from orlop.engine.images.progress import nobody
+        from orlop.engine.images.pull import pull
+        from orlop.engine.images.pulls import recorded
 
         reference, source = parse_reference(text), registry or self.registry()
         with recorded(self.pulls, str(reference), self.namespace, progress or nobody) as recording:
@@ -143,7 +143,7 @@ class Images:
 
     def under_way(self) -> Sequence[UnderWay]:
         """The pulls of every process and namespace that are under way. Each is to be closed."""
-        from orlop.engine.pulls import under_way
+        from orlop.engine.images.pulls import under_way
 
         return under_way(self.pulls) if self.pulls is not None else []
 
@@ -154,25 +154,25 @@ class Images:
 
     def push(self, text: str, progress: Watcher | None = None, *, registry: Registry | None = None) -> str:
         """Send an image to the registry that its name says; returns the digest that it has there."""
-        from orlop.engine.images_push import push
+        from orlop.engine.images.push import push
 
         return push(self, parse_reference(text), progress, registry or self.registry())
 
     def unpack(self, image: Image, progress: Watcher | None = None) -> None:
         """Make sure that the image's layers are unpacked, from the blobs in the store."""
-        from orlop.engine.images_pull import unpack
+        from orlop.engine.images.pull import unpack
 
         unpack(self, image, progress)
 
     def load(self, stream: BinaryIO, progress: Watcher | None = None, *, platform: str = "") -> Sequence[Image]:
         """Take the images out of an archive: Docker's format, old or new, or an OCI layout, in a tar."""
-        from orlop.engine.archive_load import load
+        from orlop.engine.images.archive_load import load
 
         return [self._image(row) for row in load(self, stream, progress, platform)]
 
     def save(self, names: Sequence[str], stream: BinaryIO) -> None:
         """Write images as one archive that is an OCI layout and Docker's format at once."""
-        from orlop.engine.archive_save import save
+        from orlop.engine.images.archive_save import save
 
         save(self, names, stream)
 
@@ -180,7 +180,7 @@ class Images:
 
     def tag(self, source: str, target: str) -> Image:
         """Give an image another name, taking it from any image that has it."""
-        from orlop.engine.images_record import enter
+        from orlop.engine.images.record import enter
 
         reference = parse_reference(target)
         if reference.digest:
@@ -192,14 +192,14 @@ class Images:
 
     def remove(self, text: str, force: bool = False) -> Removed:
         """Take a name away or, with its last name or by ID, remove the image, as `docker rmi` does."""
-        from orlop.engine.images_remove import remove
+        from orlop.engine.images.remove import remove
 
         return remove(self, text, force)
 
     def release(self, text: str) -> Image | None:
         """Take every name of an image away, whoever uses it, and return it; None where there is none. What containers
         use is kept for them until they are gone. Collects nothing."""
-        from orlop.engine.images_remove import release
+        from orlop.engine.images.remove import release
 
         return release(self, text)
 
@@ -209,13 +209,13 @@ class Images:
 
     def prune(self, all: bool = False, labels: Iterable[str] = ()) -> Removed:
         """Remove images without a name or, with `all`, every one that no container uses."""
-        from orlop.engine.images_remove import prune
+        from orlop.engine.images.remove import prune
 
         return prune(self, all, tuple(labels))
 
     def collect(self) -> Collected:
         """Collect garbage: blobs and snapshots that nothing refers to, in any namespace."""
-        from orlop.engine.gc import collect
+        from orlop.engine.images.gc import collect
 
         return collect(self.database, self.content, self.snapshots)
 

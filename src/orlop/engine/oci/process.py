@@ -7,9 +7,9 @@ from collections.abc import Iterable
 
 import msgspec
 
-from orlop.engine import oci_security
 from orlop.engine.config import ContainerConfig, ExecConfig, Ulimit
-from orlop.engine.oci_facts import ContainerFacts
+from orlop.engine.oci import security
+from orlop.engine.oci.facts import ContainerFacts
 from orlop.engine.users import Identity
 from orlop.spec import capabilities
 from orlop.spec.errors import InvalidArgument
@@ -36,7 +36,7 @@ def process(config: ContainerConfig, image: ContainerDefaults, facts: ContainerF
         user=user(facts.identity),
         capabilities=capability_sets(held, facts.identity.uid, _ambient(config, held)),
         rlimits=tuple(rlimit(limit) for limit in config.limits.ulimits),
-        no_new_privileges=oci_security.options(config).no_new_privileges,
+        no_new_privileges=security.options(config).no_new_privileges,
         oom_score_adj=config.limits.oom_score_adj,
         apparmor_profile=config.pod.apparmor if config.pod is not None else "",
         selinux_label=config.pod.selinux if config.pod is not None else "",

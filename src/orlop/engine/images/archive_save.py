@@ -14,9 +14,9 @@ import msgspec
 
 from orlop.content.layout import CONTAINERD_NAME, REF_NAME
 from orlop.content.store import LAYOUT_VERSION
-from orlop.engine.image import Image, reference_of
-from orlop.engine.images_fetch import Documents
-from orlop.engine.images_record import listed
+from orlop.engine.images.fetch import Documents
+from orlop.engine.images.image import Image, reference_of
+from orlop.engine.images.record import listed
 from orlop.metadata.leases import CONTENT, Lease, hold
 from orlop.spec.digest import Digest
 from orlop.spec.document import encode
@@ -27,7 +27,7 @@ from orlop.wire.tar_encode import encode as encode_header
 from orlop.wire.tar_encode import padding
 
 if TYPE_CHECKING:
-    from orlop.engine.images import Images
+    from orlop.engine.images.images import Images
 
 _CHUNK = 1 << 20
 

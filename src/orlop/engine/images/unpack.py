@@ -16,8 +16,8 @@ import msgspec
 
 from orlop.content.ingest import BlobWriter
 from orlop.content.store import ContentStore
-from orlop.engine import progress as told
-from orlop.engine.progress import Progress, Watcher
+from orlop.engine.images import progress as told
+from orlop.engine.images.progress import Progress, Watcher
 from orlop.layers.apply import apply
 from orlop.layers.inherit import inherit
 from orlop.layers.limits import Applied, Limits, Ownership, WhiteoutFormat

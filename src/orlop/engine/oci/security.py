@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from orlop.engine.config import ContainerConfig
-from orlop.engine.oci_facts import ContainerFacts
+from orlop.engine.oci.facts import ContainerFacts
 from orlop.seccomp.default import default_profile
 from orlop.spec import capabilities
 from orlop.spec.errors import InvalidArgument, Unimplemented

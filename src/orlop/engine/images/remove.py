@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from orlop.engine import events, lifecycle
-from orlop.engine.gc import collect
-from orlop.engine.image import Image, reference_of
-from orlop.engine.images_record import event, publish
+from orlop.engine.images.gc import collect
+from orlop.engine.images.image import Image, reference_of
+from orlop.engine.images.record import event, publish
 from orlop.metadata.images import ImageRow, drop, put, select
 from orlop.spec.errors import FailedPrecondition, NotFound
 
 if TYPE_CHECKING:
-    from orlop.engine.images import Images
+    from orlop.engine.images.images import Images
 
 
 class Removed(msgspec.Struct, frozen=True):

@@ -75,6 +75,28 @@ def test_traces_lead_from_the_call_to_system_calls(daemon: Daemon) -> None:
     assert any("clone" in json.dumps(span).lower() for span in children if span["name"].startswith("launch "))
 
 
+def test_the_environment_names_the_store_where_no_flag_does(daemon: Daemon) -> None:
+    elsewhere = daemon.base / "elsewhere"
+    words = [
+        "serve",
+        "--config",
+        daemon.config,
+        "--cri-socket",
+        daemon.socket,
+        "--socket",
+        daemon.base / "runtime.sock",
+    ]
+    environment = os.environ | {"ORLOP_ROOT": str(elsewhere / "root"), "ORLOP_STATE": str(elsewhere / "state")}
+    with daemon.log.open("ab") as log:
+        daemon.process = subprocess.Popen([sys.executable, "-m", "orlop", *words], stderr=log, env=environment)
+    client = Client(daemon.socket)
+    wait_for(daemon.socket.exists, "the socket")
+    assert client.Version().runtime_name == "orlop"
+    assert (elsewhere / "root" / "orlop.db").exists()
+    assert (elsewhere / "state").is_dir()
+    assert not daemon.root.exists()
+
+
 def test_a_wrong_reload_changes_nothing_and_a_right_one_does(daemon: Daemon) -> None:
     client = daemon.start()
     assert daemon.process is not None

@@ -51,12 +51,15 @@ def main(options: Options, context: Context) -> int:
 
 
 def _with_flags(config: Config, options: Options, context: Context) -> Config:
+    """Flags count before the environment, and that before the file."""
     import msgspec
 
     replace = msgspec.structs.replace
     runtime = replace(config.runtime, socket=options.socket or config.runtime.socket)
     cri = replace(config.cri, socket=options.cri_socket or config.cri.socket)
-    daemon = replace(config.daemon, root=context.root or config.daemon.root, state=context.state or config.daemon.state)
+    root = context.root or os.environ.get("ORLOP_ROOT", "") or config.daemon.root
+    state = context.state or os.environ.get("ORLOP_STATE", "") or config.daemon.state
+    daemon = replace(config.daemon, root=root, state=state)
     return replace(config, runtime=runtime, cri=cri, daemon=daemon)
 
 

@@ -845,6 +845,37 @@ def test_mapped_mount(lab: Lab, tmp_path: Path) -> None:
     assert os.stat(source / "file").st_uid == 1000
 
 
+@pytest.mark.parametrize("mapped", [False, True])
+@pytest.mark.parametrize("user", [False, True])
+def test_what_earlier_mounts_put_in_the_root_can_be_bound(lab: Lab, tmp_path: Path, user: bool, mapped: bool) -> None:
+    """Also where the container's own rights don't reach it: its ids are not mapped, its directory is for them alone."""
+    inner = tmp_path / "source/closed/inner"
+    inner.mkdir(parents=True)
+    (inner / "file").write_text("from there")
+    inner.parent.chmod(0o700)
+    (lab.rootfs / "final").mkdir()
+    changes: dict[str, Any] = {}
+    ids = [{"containerID": 0, "hostID": 100000, "size": 65536}]
+    if user:
+        os.chown(lab.rootfs, 100000, 100000)
+        names = ("pid", "ipc", "uts", "mount", "cgroup", "network", "user")
+        changes = {"linux__namespaces": [{"type": n} for n in names]}
+        changes |= {"linux__uidMappings": ids, "linux__gidMappings": ids}
+    maps = {"uidMappings": ids, "gidMappings": ids} if mapped else {}
+    mounts = [
+        *lab_mounts(),
+        {"destination": str(lab.rootfs / "mnt"), "source": str(inner.parents[1]), "options": ["rbind"]},
+        {"destination": "/final", "source": str(lab.rootfs / "mnt/closed/inner"), "options": ["bind", "ro"], **maps},
+    ]
+    script = "cat /final/file; echo; stat -c %u /final/file; grep /final /proc/self/mountinfo; touch /final/new 2>&1"
+    lines = lab.sh(script, ok=False, mounts=mounts, **changes).splitlines()
+    owner = {(False, False): "0", (False, True): "100000", (True, False): "65534", (True, True): "0"}[user, mapped]
+    assert lines[:2] == ["from there", owner]
+    assert " ro," in lines[2]
+    assert "Read-only file system" in lines[3]
+    assert not list((lab.rootfs / "mnt").iterdir())
+
+
 def test_scheduling(lab: Lab) -> None:
     output = lab.sh(
         "cat /proc/self/stat; cat /proc/self/personality",

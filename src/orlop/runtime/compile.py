@@ -13,6 +13,7 @@ Sync points, at which the parent has something to do:
     idmaps    the user namespace is there, for who is not root: write id maps, which at `created` then is done
     created   the namespaces are there: write id maps, attach the network; with the netlink socket if one is asked for
     hooks     before the root changes: run prestart and createRuntime hooks (only where there are any)
+    mounts    mount what takes rights from outside: `compile_from_outside` has a plan for each time
     console   with the terminal's master (only with `terminal="sync"`)
     seccomp   with the listener (only where a rule notifies)
     ready     all is done but start (only with `await_start_slot`)
@@ -60,6 +61,7 @@ from orlop.runtime.ops import (
     Clone,
     Close,
     Dup,
+    Exit,
     Hook,
     Keyring,
     LinkUp,
@@ -93,7 +95,7 @@ from orlop.spec.errors import FailedPrecondition
 from orlop.spec.runtime import Hook as HookSpec
 from orlop.spec.runtime import IDMapping, Linux, Process, RuntimeSpec, State
 
-__all__ = ["CreateRequest", "ExecRequest", "Terminal", "compile_create", "compile_exec"]
+__all__ = ["CreateRequest", "ExecRequest", "Terminal", "compile_create", "compile_exec", "compile_from_outside"]
 
 _MNT_DETACH = 2
 _AF_NETLINK, _SOCK_RAW, _NETLINK_ROUTE = 16, 3, 0
@@ -227,10 +229,19 @@ def _context(spec: RuntimeSpec, host: Host, request: CreateRequest) -> _Context:
         *request.idmaps.values(),
         *request.hook_streams,
     )
+    c = _Context(spec, linux, spec.process or Process(cwd="/"), host, request, found, slots, ())
     mounts = compile_mounts.prepare(
-        spec, request.bundle, slots, "user" in found, request.idmaps, request.links, own_network="network" in found
+        spec,
+        request.bundle,
+        slots,
+        "user" in found,
+        request.idmaps,
+        request.links,
+        own_network="network" in found,
+        root=c.root_path or "",
+        moved=c.root_path is not None and _attach_point(c) != c.root_path,
     )
-    return _Context(spec, linux, spec.process or Process(cwd="/"), host, request, found, slots, mounts)
+    return msgspec.structs.replace(c, mounts=mounts)
 
 
 # --- outside
@@ -433,6 +444,8 @@ def _file_system(c: _Context) -> Iterator[Step]:
     for item in c.mounts:
         if item.control_groups:
             yield from _cgroup_mount(c, item)
+        elif _from_outside(c, item):
+            yield Step(Sync("mounts", ()), item.origin)
         else:
             yield from compile_mounts.mount_steps(item, c.slots, _peers(c), c.user_namespace)
     if not _own_dev(c):
@@ -450,6 +463,40 @@ def _root_target(c: _Context) -> str:
     if c.root_path is None:
         return c.request.rootfs_target if hooked and c.request.rootfs_target else "/"
     return c.root_path if hooked or not c.user_namespace else "/"
+
+
+def _attach_point(c: _Context) -> str:
+    return compile_mounts.attach_point(c.spec, _root_target(c))
+
+
+def _from_outside(c: _Context, item: Prepared) -> bool:
+    """Whether it takes rights of the machine's root, over ids of the host's and over file systems, where the mounts
+    before it are."""
+    return bool(item.inside) and c.user_namespace and not c.host.lesser
+
+
+def compile_from_outside(spec: RuntimeSpec, host: Host, request: CreateRequest) -> tuple[Plan, ...]:
+    """For each Sync("mounts") of the plan of the same arguments, the one that the parent runs meanwhile.
+
+    A source in the root that is to be bound into a user namespace: it is opened, and its ids mapped, with the rights
+    of root on the machine, but in the container's mount namespace; the rest is done with the container's own rights,
+    as if its own process did it. Slot 0 is a pidfd of that process, and those of `idmaps` follow in order.
+    """
+    c = _context(spec, host, request)
+    return tuple(Plan((Stage("mounts", tuple(_bound_in(c, i))),)) for i in c.mounts if _from_outside(c, i))
+
+
+def _bound_in(c: _Context, item: Prepared) -> Iterator[Step]:
+    handed = {slot: 1 + index for index, slot in enumerate(c.request.idmaps.values())}
+    slots, origin = layout(None, 0, *handed.values()), item.origin
+    item = msgspec.structs.replace(item, idmap=handed.get(item.idmap, NONE))
+    yield Step(Setns(0, FLAGS["mount"]), origin)
+    yield Step(Open(slots.root, NONE, _attach_point(c), O_PATH | O_DIRECTORY, 0, 0), origin)
+    yield from compile_mounts.open_late(item, slots)
+    yield Step(Setns(0, FLAGS["user"]), origin)
+    yield Step(SetIds(_first(c.linux.uid_mappings), _first(c.linux.gid_mappings)), origin)
+    yield from compile_mounts.bound_steps(item, slots, 0, True)
+    yield Step(Exit(0), origin)
 
 
 def _peers(c: _Context) -> int:

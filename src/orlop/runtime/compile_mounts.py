@@ -78,7 +78,8 @@ _LABELLED_LATER = frozenset({"mqueue"})
 
 class Prepared(msgspec.Struct, frozen=True):
     """One mount with all that had to be looked up: options sorted out, source made absolute, and the slots of a tree
-    that was opened outside and of a user namespace to map ids by, or -1. `label`: linux.mountLabel where it applies."""
+    that was opened outside and of a user namespace to map ids by, or -1. `inside`: the path in the root of a source
+    that is there, and may be what mounts before it made. `label`: linux.mountLabel where it applies."""
 
     index: int
     mount: MountSpec
@@ -87,6 +88,7 @@ class Prepared(msgspec.Struct, frozen=True):
     source: str
     opened: int = NONE
     idmap: int = NONE
+    inside: str = ""
     link: str = ""  # what the link at the source says, where it is made again
     again: bool = False  # the same file system has been mounted there before
     label: str = ""
@@ -136,6 +138,16 @@ def clean(path: str) -> str:
     return posixpath.normpath("/" + path.lstrip("/"))
 
 
+def stripped(path: str, root: str) -> str:
+    """The same of a destination, from which runc takes off the path that the root has on the host."""
+    path = clean(path)
+    return clean(path[len(root) :]) if _beneath(path, root) else path
+
+
+def _beneath(path: str, root: str) -> bool:
+    return root not in ("", "/") and (path + "/").startswith(root + "/")
+
+
 def prepare(
     spec: RuntimeSpec,
     bundle: str,
@@ -144,16 +156,21 @@ def prepare(
     idmaps: dict[str, int],
     links: dict[int, str],
     own_network: bool = True,
+    root: str = "",
+    moved: bool = False,
 ) -> tuple[Prepared, ...]:
     """Check and sort out every mount. `outside`: trees are to be opened before the user namespace is entered, as
     many as there are slots. `idmaps` tells the slots of user namespaces by `idmap_key`, `links`
     what the links say that are to be made again, by index. sysfs shows the network namespace, and only its owner may
-    mount it: in a user namespace without one of its own (not `own_network`), the host's is bound."""
+    mount it: in a user namespace without one of its own (not `own_network`), the host's is bound. A source beneath
+    `root`, the root's path, may be what a mount before it makes there: it is opened when its turn comes, in the root
+    where its path does not lead there (`moved`)."""
+    own = posixpath.normpath(posixpath.join(bundle, spec.root.path)) if spec.root is not None else ""
     next_slot, result = slots.sources, list[Prepared]()
     for index, mount in enumerate(spec.mounts):
         if mount.type == "sysfs" and outside and not own_network:
             mount = msgspec.structs.replace(mount, type="bind", source="/sys")
-        item = _labelled(_prepared(index, mount, bundle), spec)
+        item = _labelled(_prepared(index, mount, bundle, own), spec)
         key = idmap_key(spec, index)
         if index in links:
             result.append(msgspec.structs.replace(item, link=links[index]))
@@ -165,25 +182,39 @@ def prepare(
             again = any(not i.options.bind and (i.target, i.mount.type) == (item.target, mount.type) for i in result)
             item = msgspec.structs.replace(item, again=again)
         early = outside or bool(key) or item.keeps_peers
-        if item.options.bind and not item.options.flags & MS_REMOUNT and early and next_slot < SLOTS - MOST_MADE:
+        if (early or moved) and _made_here(item, root, result):
+            item = msgspec.structs.replace(item, inside=clean(posixpath.normpath(item.source)[len(root) :]))
+        elif item.options.bind and not item.options.flags & MS_REMOUNT and early and next_slot < SLOTS - MOST_MADE:
             item = msgspec.structs.replace(item, opened=next_slot)
             next_slot += 1
         if key:
-            if item.opened == NONE and not next_slot < SLOTS - MOST_MADE:
+            held = item.opened != NONE or bool(item.inside)
+            if not held and not next_slot < SLOTS - MOST_MADE:
                 raise FailedPrecondition(f"mounts[{index}]: id mappings of so many mounts can't be held at once")
-            if key not in idmaps or item.opened == NONE:
+            if key not in idmaps or not held:
                 raise InvalidArgument(f"mounts[{index}]: no user namespace for its id mappings was handed in")
             item = msgspec.structs.replace(item, idmap=idmaps[key])
         result.append(item)
     return tuple(result)
 
 
-def _prepared(index: int, mount: MountSpec, bundle: str) -> Prepared:
+def _made_here(item: Prepared, root: str, before: list[Prepared]) -> bool:
+    """Whether the source is in the root. What is to be a peer of the host's mount is so only if no mount before it
+    can have anything to do with it."""
+    source = posixpath.normpath(item.source)
+    if not item.options.bind or item.options.flags & MS_REMOUNT or not _beneath(source, root):
+        return False
+    inside = clean(source[len(root) :]).rstrip("/") + "/"
+    targets = (i.target.rstrip("/") + "/" for i in before)
+    return not item.keeps_peers or any(t.startswith(inside) or inside.startswith(t) for t in targets)
+
+
+def _prepared(index: int, mount: MountSpec, bundle: str, root: str) -> Prepared:
     where = f"mounts[{index}]"
     for name, value in (("destination", mount.destination), ("source", mount.source), ("type", mount.type)):
         if "\0" in value:
             raise InvalidArgument(f"{where}.{name}: has a NUL character in it")
-    target = clean(mount.destination)
+    target = stripped(mount.destination, root)
     options = mount_options.parse(mount.options, f"{where}.options", bind=mount.type == "bind")
     if not mount.destination or (target == "/" and (not options.bind or options.flags & MS_REMOUNT)):
         raise InvalidArgument(f"{where}.destination: {mount.destination!r} is not a path inside the root")
@@ -274,12 +305,15 @@ def idmap_of(spec: RuntimeSpec, index: int) -> tuple[tuple[IDMapping, ...], tupl
 def open_sources(prepared: tuple[Prepared, ...]) -> Iterator[Step]:
     """Copy trees while this process still has its own user's rights to their paths."""
     for item in prepared:
-        if item.opened == NONE:
-            continue
-        yield Step(OpenTree(item.opened, NONE, item.source, _clone_flags(item)), item.origin)
-        if item.idmap != NONE:
-            flags = AT_EMPTY_PATH | (AT_RECURSIVE if item.options.id_map == "ridmap" else 0)
-            yield Step(MountSetattr(item.opened, flags, ATTR_IDMAP, 0, 0, item.idmap), f"{item.origin} idmap")
+        if item.opened != NONE:
+            yield from _open(item, item.opened, NONE, item.source)
+
+
+def _open(item: Prepared, tree: int, at: int, source: str) -> Iterator[Step]:
+    yield Step(OpenTree(tree, at, source, _clone_flags(item)), item.origin)
+    if item.idmap != NONE:
+        flags = AT_EMPTY_PATH | (AT_RECURSIVE if item.options.id_map == "ridmap" else 0)
+        yield Step(MountSetattr(tree, flags, ATTR_IDMAP, 0, 0, item.idmap), f"{item.origin} idmap")
 
 
 def _clone_flags(item: Prepared) -> int:
@@ -313,13 +347,19 @@ def root_steps(spec: RuntimeSpec, slots: Layout, path: str | None, target: str) 
         yield Step(Propagation(NONE, "/", MS_PRIVATE), origin)
     if path is not None:
         yield Step(OpenTree(slots.root, NONE, path, OPEN_TREE_CLONE | AT_RECURSIVE), f"root.path ({path})")
-    yield Step(MoveMount(slots.root, NONE, "/" if flags & MS_SHARED else target), "root.path")
+    yield Step(MoveMount(slots.root, NONE, attach_point(spec, target)), "root.path")
     if flags & MS_SHARED:
         # Nor must the container's own mounts appear there: the root gets peers of its own at the end.
         yield Step(MountSetattr(slots.root, AT_EMPTY_PATH | AT_RECURSIVE, 0, 0, MS_PRIVATE, NONE), origin)
     elif path is None:
         # A tree that was copied outside is still a peer of the host's: what is mounted in it would appear there.
         yield Step(MountSetattr(slots.root, AT_EMPTY_PATH | AT_RECURSIVE, 0, 0, first & ~MS_REC, NONE), origin)
+
+
+def attach_point(spec: RuntimeSpec, target: str) -> str:
+    """Where the root is, before it becomes the root, of what is wanted as `target` in `root_steps`."""
+    assert spec.linux is not None
+    return "/" if ROOTFS_PROPAGATION.get(spec.linux.rootfs_propagation, 0) & MS_SHARED else target
 
 
 def root_propagation(spec: RuntimeSpec) -> Iterator[Step]:
@@ -418,11 +458,20 @@ def _configured(item: Prepared, slots: Layout) -> Iterator[Step]:
 
 
 def _bind(item: Prepared, slots: Layout, peers: int, user_namespace: bool) -> Iterator[Step]:
+    if item.opened == NONE:
+        yield from open_late(item, slots)
+    yield from bound_steps(item, slots, peers, user_namespace)
+
+
+def open_late(item: Prepared, slots: Layout) -> Iterator[Step]:
+    """Copy a tree when its turn comes."""
+    yield from _open(item, slots.tree, *((slots.root, item.inside) if item.inside else (NONE, item.source)))
+
+
+def bound_steps(item: Prepared, slots: Layout, peers: int, user_namespace: bool) -> Iterator[Step]:
+    """Attach a tree that was copied before, and make it what is asked for."""
     origin, options = item.origin, item.options
-    tree = item.opened
-    if tree == NONE:
-        tree = slots.tree
-        yield Step(OpenTree(tree, NONE, item.source, _clone_flags(item)), origin)
+    tree = slots.tree if item.opened == NONE else item.opened
     yield from _attached(item, slots, tree)
     # After it is attached: before Linux 5.12 these are remounts, which want a mount of the namespace.
     if item.opened != NONE and peers and not item.keeps_peers:

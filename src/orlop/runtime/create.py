@@ -18,7 +18,7 @@ from orlop.cgroups.units import Place
 from orlop.runtime import hooks, idmaps
 from orlop.runtime.annotations import HOOKS_STDERR, HOOKS_STDOUT, SECCOMP_UNKNOWN, is_set
 from orlop.runtime.children import children
-from orlop.runtime.compile import CreateRequest, Terminal, compile_create
+from orlop.runtime.compile import CreateRequest, Terminal, compile_create, compile_from_outside
 from orlop.runtime.compile_cgroups import joins_early
 from orlop.runtime.compile_process import Filter, available, ungranted, unraised
 from orlop.runtime.debug import debug
@@ -269,6 +269,7 @@ class _Making:
         self.inherited: list[int] = []
         self.mine: list[int] = []  # of those, the ones to close here
         self.cgroup_made = False
+        self.bound = 0  # mounts that were made for it from outside
         self.netlink = -1  # of the container's network namespace, where `moved` are
         self.moved: tuple[Moved, ...] = ()
 
@@ -444,6 +445,18 @@ class _Making:
 
     def _map(self, pid: int) -> None:
         idmaps.write_maps(pid, self.linux.uid_mappings, self.linux.gid_mappings, self.host)
+
+    def _at_mounts(self, pid: int, fds: Sequence[int]) -> None:
+        assert self.compiled is not None
+        request = self.compiled[0]
+        plan = compile_from_outside(self.spec, self.host, request)[self.bound]
+        self.bound += 1
+        pidfd = os.pidfd_open(pid)
+        try:
+            inherit = (pidfd, *(self.inherited[slot] for slot in request.idmaps.values()))
+            children().wait(launch(plan, inherit=inherit).pid)
+        finally:
+            os.close(pidfd)
 
     def _at_hooks(self, pid: int, fds: Sequence[int]) -> None:
         state = self._state("creating")

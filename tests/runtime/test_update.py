@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
-from tests.runtime.test_runtime_cli import Lab, lab  # noqa: F401
+from tests.runtime.test_runtime_cli import SOURCE, Lab, lab  # noqa: F401
 
 from orlop.cgroups.pressure import Line, Pressure
 from orlop.cgroups.stats import CpusetUsage, CpuUsage, DeviceIO, HugepageUsage, MemoryUsage, Statistics
@@ -81,13 +83,19 @@ class TestOnARealContainer:
         assert [device["Name"] for device in event["data"]["network_interfaces"]] == ["lo"]
 
     def test_events_tell_of_kills_and_end_with_the_container(self, lab: Lab) -> None:  # noqa: F811
-        script = "sleep 1; sh -c 'x=aaaaaaaa; while true; do x=$x$x; done' 2>/dev/null; sleep 1"
+        greedy = "x=aaaaaaaa; while true; do x=$x$x; done"
+        script = f"until [ -e /tmp/go ]; do sleep 0.1; done; sh -c '{greedy}' 2>/dev/null; sleep 1"
         lab.up("sh", "-c", script, linux__resources={"memory": {"limit": 16 << 20, "swap": 16 << 20}})
-        kinds = [
-            json.loads(line)["type"] for line in lab("events", "--interval", "500ms", lab.id()).stdout.splitlines()
-        ]
+        words = lab.command("events", "--interval", "500ms", lab.id())
+        environment = os.environ | {"PYTHONPATH": str(SOURCE)}
+        with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=environment) as events:
+            assert events.stdout is not None
+            first = events.stdout.readline()  # it looks now
+            (lab.rootfs / "tmp/go").touch()
+            kinds = [json.loads(line)["type"] for line in (first, *events.stdout)]
+        assert kinds[0] == "stats"
         assert "oom" in kinds
-        assert "stats" in kinds
+        assert events.returncode == 0
 
     @pytest.mark.parametrize(
         "words", [("--memory", "much"), ("--pids-limit", "2k"), ("--cpu-share", "-5"), ("--resources", "/none")]

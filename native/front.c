@@ -41,8 +41,11 @@ enum { UNMASK = 1 };
 
 extern char **environ;
 static char buffer[192 * 1024];
-static sigset_t before;
+static uint64_t before; /* signal masks are the kernel's own: libc's leave out signals that it uses itself */
 static char **arguments;
+
+static int set_mask(uint64_t mask, uint64_t *old) { return (int)syscall(SYS_rt_sigprocmask, SIG_SETMASK, &mask, old, sizeof mask); }
+static uint64_t bit(int number) { return 1ull << (number - 1); }
 
 static __attribute__((noreturn)) void cold(void) {
   char path[PATH_MAX + sizeof COLD_PROGRAM];
@@ -52,7 +55,7 @@ static __attribute__((noreturn)) void cold(void) {
     char *name = strrchr(path, '/');
     if (name) {
       strcpy(name + 1, COLD_PROGRAM);
-      sigprocmask(SIG_SETMASK, &before, NULL);
+      set_mask(before, NULL);
       execve(path, arguments, environ);
       n = errno;
       dprintf(2, "orlop-runtime: cannot execute %s: %s\n", path, strerror((int)n));
@@ -124,9 +127,9 @@ static size_t add(size_t at, const char *text) {
 
 static uint64_t ignored(void) {
   uint64_t mask = 0;
-  struct sigaction action;
+  uint64_t action[4]; /* the handler first */
   for (int s = 1; s < 65; s++)
-    if (!sigaction(s, NULL, &action) && action.sa_handler == SIG_IGN) mask |= 1ull << (s - 1);
+    if (!syscall(SYS_rt_sigaction, s, NULL, action, sizeof mask) && action[0] == (uintptr_t)SIG_IGN) mask |= bit(s);
   return mask;
 }
 
@@ -198,14 +201,12 @@ static char *words[16384];
 
 /* In the child of vfork(2), which has a descriptor table of its own but this process's memory: only system calls. */
 static __attribute__((noreturn)) void become(const struct message *m, const uint32_t *targets, char **argv, char **envp, int unmask, volatile int *failed) {
-  sigset_t none;
   int high[MOST_FDS];
-  sigemptyset(&none);
   for (unsigned i = 0; i < m->count; i++)
     if ((high[i] = fcntl(m->fds[i], F_DUPFD_CLOEXEC, FAR)) < 0) goto out;
   for (unsigned i = 0; i < m->count; i++)
     if (targets[i] != NOWHERE && dup2(high[i], (int)targets[i]) < 0) goto out;
-  sigprocmask(SIG_SETMASK, unmask ? &none : &before, NULL);
+  set_mask(unmask ? 0 : before, NULL);
   if (*words[0]) execve(words[0], argv, envp);
   else syscall(SYS_execveat, high[0], "", argv, envp, AT_EMPTY_PATH);
 out:
@@ -284,31 +285,24 @@ static int taken(int socket) {
 
 /* The worker ended without a word: of a signal that it was sent from here, or of another cause. */
 static __attribute__((noreturn)) void ended(int last) {
-  sigset_t only;
   if (!last) lost("the daemon ended in the middle of the command");
-  sigemptyset(&only);
-  sigaddset(&only, last);
   signal(last, SIG_DFL);
-  raise(last);
-  sigprocmask(SIG_UNBLOCK, &only, NULL);
+  kill(getpid(), last);
+  set_mask(~bit(last), NULL);
   _exit(128 + last);
 }
 
 int main(int argc, char **argv) {
   struct message m;
   struct signalfd_siginfo told;
-  sigset_t all;
   int last = 0;
   arguments = argv;
-  sigprocmask(SIG_SETMASK, NULL, &before);
+  set_mask(~0ull, &before);
   int extra = passed(), socket = argc ? open_socket() : -1;
   if (socket < 0) cold();
-  sigfillset(&all);
-  for (int s = 1; s < 65; s++)
-    if (sigismember(&before, s) == 1 && s != SIGCHLD) sigdelset(&all, s);
-  int signals = far(signalfd(-1, &all, SFD_CLOEXEC));
-  sigfillset(&all);
-  if (signals < 0 || sigprocmask(SIG_SETMASK, &all, NULL)) cold();
+  uint64_t heard = ~(before & ~bit(SIGCHLD));
+  int signals = far((int)syscall(SYS_signalfd4, -1, &heard, sizeof heard, SFD_CLOEXEC));
+  if (signals < 0) cold();
   int worker = taken(socket);
   ask(socket, extra);
   for (;;) {

@@ -10,6 +10,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#undef stdin /* musl: a macro; here the field of an operation */
 
 struct bytes { const uint8_t *data; uint32_t length; };
 struct words { const uint8_t *data; uint32_t count; };

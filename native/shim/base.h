@@ -23,6 +23,7 @@
 #include <termios.h>
 #include <time.h>
 #include <unistd.h>
+#include "../errno_names.h"
 
 #ifndef TIOCGPTPEER
 #define TIOCGPTPEER _IO('T', 0x41)
@@ -93,7 +94,7 @@ static size_t put_padded(char *to, u32 value, int width)
 static void fail(const char *what, int error)
 {
 	char line[512];
-	const char *name = error ? strerrorname_np(error) : NULL;
+	const char *name = error ? errno_name(error) : NULL;
 	size_t n = strnlen(what, 400);
 	memcpy(line, what, n);
 	if (error) {

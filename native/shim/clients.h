@@ -65,7 +65,7 @@ static void answer(struct client *c, u8 type, const void *payload, u32 length)
 static void answer_error(struct client *c, const char *text, int error)
 {
 	char line[96];
-	const char *name = error ? strerrorname_np(error) : NULL;
+	const char *name = error ? errno_name(error) : NULL;
 	size_t n = put_text(line, text);
 	if (name) {
 		n += put_text(line + n, ": ");

@@ -218,7 +218,7 @@ static void log_entry(int stream, const u8 *s, size_t n, int newline, const char
 static void log_note(void)
 {
 	char text[128], time[40];
-	const char *name = strerrorname_np(log_error);
+	const char *name = errno_name(log_error);
 	struct timespec now;
 	size_t n = put_text(text, "orlop: ");
 	clock_gettime(CLOCK_REALTIME, &now);

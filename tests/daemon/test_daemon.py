@@ -74,6 +74,16 @@ def test_a_container_is_its_callers_child(warm: Warm) -> None:
         assert process.wait(10 * SLOWER) == 137
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGRTMIN], ids=["TERM", "RTMIN"])
+def test_signals_pass_through_the_front_end_also_those_a_c_library_keeps(warm: Warm, number: signal.Signals) -> None:
+    warm.lab.configure("sh", "-c", f"trap 'exit 7' {number.value}; echo up; while :; do sleep 0.05; done")
+    with warm.begin("run", "-b", str(warm.lab.bundle), warm.lab.id()) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "up\n"
+        process.send_signal(number)
+        assert process.wait(10 * SLOWER) == 7
+
+
 def test_a_daemon_killed_in_the_middle_leaves_a_container_that_can_be_deleted(warm: Warm) -> None:
     with up(warm) as process:
         warm.daemon.process.kill()

@@ -297,6 +297,9 @@ int main(int argc, char **argv) {
   struct signalfd_siginfo told;
   int last = 0;
   arguments = argv;
+  /* Where it has taken the place of another runtime, it says that one's name. */
+  char *called = argc && strrchr(argv[0], '/') ? strrchr(argv[0], '/') + 1 : argv[0];
+  if (called && strcmp(called, "orlop-runtime")) setenv("ORLOP_RUNTIME_NAME", called, 1);
   set_mask(~0ull, &before);
   int extra = passed(), socket = argc ? open_socket() : -1;
   if (socket < 0) cold();

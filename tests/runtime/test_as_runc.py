@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -61,6 +62,20 @@ def test_exec_adds_capabilities_to_the_ambient_set_where_something_is_inheritabl
     identifier = lab.up(process__capabilities=inherits | {"bounding": [*kill, "CAP_CHOWN"]})
     status = lab("exec", "--cap", "CAP_CHOWN", identifier, "grep", "CapAmb", "/proc/self/status").stdout
     assert status.split()[1] == f"{1:016x}"
+
+
+# --- what is asked about the program
+
+
+def test_help_and_version_have_the_lines_that_are_looked_for(lab: Lab) -> None:  # noqa: F811
+    for words, name in ((("-h",), "orlop-runtime"), (("exec", "-h"), "orlop-runtime exec")):
+        page = lab(*words).stdout.splitlines()
+        assert page[0] == "NAME:"
+        assert page[1].startswith(f"   {name} - ")
+        assert page[3].startswith("Usage: orlop-runtime [OPTION...] ")
+    version = lab("--version", env={"ORLOP_RUNTIME_NAME": "runc"}).stdout.splitlines()
+    assert re.match(r"runc version \d+\.\d+\.\d+$", version[0])
+    assert {line.split()[0] for line in version[1:-1]} - {"commit:"} == {"spec:"}
 
 
 # --- exit codes and signals

@@ -220,8 +220,9 @@ def test_errors_go_to_the_log_as_engines_read_it(lab: Lab, tmp_path: Path) -> No
 def test_steps_are_told_where_asked_for(lab: Lab, tmp_path: Path) -> None:
     lab.configure("true")
     done = lab("--debug", "run", "-b", str(lab.bundle), lab.id())
-    assert 'level=debug msg="launch helper: process ' in done.stderr
-    assert "became the program" in done.stderr
+    assert 'level=debug msg="nsexec container setup: process ' in done.stderr
+    for words in ("child process in init(): ", "init: closing the pipe to signal completion: ", "became the program"):
+        assert words in done.stderr
     assert "level=debug" not in lab("run", "-b", str(lab.bundle), lab.id()).stderr
     log = tmp_path / "log"
     lab.up()
@@ -232,7 +233,7 @@ def test_steps_are_told_where_asked_for(lab: Lab, tmp_path: Path) -> None:
     entries = [json.loads(line) for line in log.read_text().splitlines()]
     assert done.stderr == ""
     assert {entry["level"] for entry in entries} == {"debug"}
-    assert "affinity: 0x1 (initial)" in [entry["msg"] for entry in entries]
+    assert "nsexec: affinity: 0x1 (initial)" in [entry["msg"] for entry in entries]
 
 
 def test_help_about_an_unknown_command_is_an_error(lab: Lab) -> None:

@@ -201,13 +201,17 @@ def _count(program: str, syntax: Syntax, arguments: list[str]) -> None:
 def render(program: str, syntax: Syntax) -> str:
     """The text of --help, in Docker's layout."""
     lines = [f"Usage:  {program} [OPTIONS] {syntax.arguments}".rstrip(), "", syntax.description]
-    shown = sorted((f for f in syntax.flags if f.kind != "missing"), key=lambda f: f.dest)
-    if shown:
-        left = [_left(flag) for flag in shown]
-        width = max(map(len, left)) + 3
-        lines += ["", "Options:"]
-        lines += [f"{text:{width}}{flag.help}{_default(flag)}" for text, flag in zip(left, shown, strict=True)]
+    if flags := described(syntax):
+        lines += ["", "Options:", *flags]
     return "\n".join(lines)
+
+
+def described(syntax: Syntax) -> list[str]:
+    """A line for each flag."""
+    shown = sorted((f for f in syntax.flags if f.kind != "missing"), key=lambda f: f.dest)
+    left = [_left(flag) for flag in shown]
+    width = max(map(len, left), default=0) + 3
+    return [f"{text:{width}}{flag.help}{_default(flag)}" for text, flag in zip(left, shown, strict=True)]
 
 
 def _default(flag: Flag) -> str:

@@ -14,13 +14,14 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import NoReturn
 
-from orlop.cli.flags import Help, Options, Syntax, UsageError, parse, render, switch, value
+from orlop.cli.flags import Help, Options, Syntax, UsageError, described, parse, switch, value
 from orlop.runtime.debug import debug, tell_to
 from orlop.spec.errors import InvalidArgument, OrlopError
 
 gc.disable()  # importing makes many objects and no garbage; a command is over before any is worth collecting
 
 PROGRAM = "orlop-runtime"
+NAME = "ORLOP_RUNTIME_NAME"  # the variable in which the front end says by which other name it was called
 # in the form of crun's --version; `features` has them all
 FEATURES = "+SYSTEMD +APPARMOR +CAP +SECCOMP +EBPF"
 # verb: (module, text)
@@ -49,7 +50,7 @@ FAILURE = {"exec": 255}  # exit status for an error of the verb's own, where it 
 ROOT = "/run/orlop-runtime"
 GLOBAL = Syntax(
     "COMMAND [ARGUMENTS...]",
-    "Runs containers from bundles, as the Open Container Initiative's runtime specification has it",
+    "Open Container Initiative runtime",
     (
         switch("--debug", "Tell of each step, and where in the program an error came from"),
         value("--log", "Write messages to this file"),
@@ -123,7 +124,7 @@ class Context:
         if self.log:
             _write_log(self.log, self.format, "warning", text)
         else:
-            print(f"{PROGRAM}: warning: {text}", file=sys.stderr)
+            print(f"{_called}: warning: {text}", file=sys.stderr)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -144,16 +145,21 @@ def _leave(code: int) -> NoReturn:
     os._exit(code)
 
 
+_called = PROGRAM
+
+
 def _main(words: list[str]) -> int:
+    global _called
     log, failure = ["", "text", ""], 1
     tell_to(None)  # what was asked for by another command, where several are run by one process
+    _called = "".join(c for c in os.environ.pop(NAME, "") if c.isprintable())[:64] or PROGRAM
     try:
-        options = parse(PROGRAM, GLOBAL, words)
+        options = parse(_called, GLOBAL, words)
         log = [options.log, options.log_format, "debug" if options.debug else ""]
         failure = FAILURE.get(options.arguments[0], 1) if options.arguments else 1
         return _dispatch(options)
-    except Help as text:
-        print(text)
+    except Help:
+        print(_help(""))
         return 0
     except UsageError as error:
         return _fail(1, error.message, *log)
@@ -182,17 +188,29 @@ def _dispatch(options: Options) -> int:
             raise UsageError(f"No help topic for '{name[:60]}'")  # as the other runtimes say it
         raise UsageError(f"unknown command: {name[:60]}")
     context = Context(options)
-    debug(f"{PROGRAM} {name}: state is kept in {context.root}")
+    debug(f"{_called} {name}: state is kept in {context.root}")
     module = import_module(f"orlop.cli.{VERBS[name][0]}")
     act, syntax = module.VERBS[name]
-    return int(act(parse(f"{PROGRAM} {name}", syntax, words[1:]), context) or 0)
+    try:
+        given = parse(f"{_called} {name}", syntax, words[1:])
+    except Help:
+        print(_help(name))
+        return 0
+    return int(act(given, context) or 0)
 
 
 def _help(verb: str) -> str:
+    """A page as runc has them, with the line of usage that crun has."""
     if verb in VERBS:
-        return render(f"{PROGRAM} {verb}", import_module(f"orlop.cli.{VERBS[verb][0]}").VERBS[verb][1])
-    lines = [render(PROGRAM, GLOBAL), "", "Commands:"]
-    return "\n".join(lines + [f"  {name:10} {text}" for name, (_, text) in VERBS.items()])
+        syntax = import_module(f"orlop.cli.{VERBS[verb][0]}").VERBS[verb][1]
+        return _page(f"{_called} {verb}", f"{_called} [OPTION...] {verb} {syntax.arguments}", syntax)
+    lines = [_page(_called, f"{_called} [OPTION...] {GLOBAL.arguments}", GLOBAL), "", "COMMANDS:"]
+    return "\n".join(lines + [f"   {name:10} {text}" for name, (_, text) in VERBS.items()])
+
+
+def _page(name: str, usage: str, syntax: Syntax) -> str:
+    lines = ["NAME:", f"   {name} - {syntax.description}", "", f"Usage: {usage}".rstrip()]
+    return "\n".join([*lines, *(["", "OPTIONS:", *described(syntax)] if syntax.flags else [])])
 
 
 def _version() -> str:
@@ -204,7 +222,18 @@ def _version() -> str:
         own = version("orlop")
     except PackageNotFoundError:
         own = "unknown"
-    return f"{PROGRAM} version {own}\nspec: {VERSION}\n{FEATURES}"
+    commit = "".join(f"commit: {name}\n" for name in (_commit(),) if name)
+    return f"{_called} version {own}\n{commit}spec: {VERSION}\n{FEATURES}"
+
+
+def _commit() -> str:
+    """What it was built from; empty where that was no checkout."""
+    path = os.path.join(os.path.dirname(os.path.dirname(__file__)), "_native", "commit")
+    try:
+        with open(path, encoding="ascii") as file:
+            return file.read().strip()
+    except OSError:
+        return ""
 
 
 def _fail(code: int, message: str, log: str, format_: str, debug: str) -> int:
@@ -212,7 +241,7 @@ def _fail(code: int, message: str, log: str, format_: str, debug: str) -> int:
         import traceback
 
         traceback.print_exc()
-    print(f"{PROGRAM}: {message}", file=sys.stderr)
+    print(f"{_called}: {message}", file=sys.stderr)
     if log:
         _write_log(log, format_, "error", message)
     return code
@@ -245,7 +274,7 @@ def _write_log(path: str, format_: str, level: str, message: str) -> None:
         with open(path, "a", encoding="utf-8") as file:
             file.write(_entry(format_, level, message) + "\n")
     except OSError as error:
-        print(f"{PROGRAM}: cannot write {path}: {error.strerror}", file=sys.stderr)
+        print(f"{_called}: cannot write {path}: {error.strerror}", file=sys.stderr)
 
 
 if __name__ == "__main__":

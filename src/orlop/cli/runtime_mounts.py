@@ -34,6 +34,6 @@ def mounts_command(options: Options, context: Context) -> int:
 VERBS = {
     "mounts": (
         mounts_command,
-        Syntax("add|remove CONTAINER FILE", "Add mounts to a running container, or remove them", (), 3, 3, False),
+        Syntax("[add|remove] CONTAINER FILE", "Add mounts to a running container, or remove them", (), 3, 3, False),
     )
 }

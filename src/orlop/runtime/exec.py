@@ -69,6 +69,7 @@ def execute(store: Store, record: Record, spec: RuntimeSpec, process: Process, o
         plan = compile_exec(spec, process, host, request)
         for text in _told(process, groups):
             debug(text)
+        debug(f"setns_init: about to exec in container {record.id}")
         own_streams(process.user, linux)
         return launch(plan, inherit=inherit, on_sync=_follower(spec, record, options, groups)).pid
     finally:
@@ -82,7 +83,7 @@ def _told(process: Process, groups: Sequence[str]) -> Iterator[str]:
     if (affinity := process.exec_cpu_affinity) is not None:
         for when, text in (("initial", affinity.initial), ("final", affinity.final)):
             if mask := int.from_bytes(cpu_mask(text, f"process.execCPUAffinity.{when}"), "little"):
-                yield f"affinity: {mask:#x} ({when})"
+                yield f"nsexec: affinity: {mask:#x} ({when})"
 
 
 def _groups(host: Host, record: Record, wanted: tuple[str, ...]) -> tuple[str, ...]:

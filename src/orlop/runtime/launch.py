@@ -1,4 +1,7 @@
-"""Runs a plan: starts the launch helper, or lets a shim start it, and follows the handshake to its end."""
+"""Runs a plan: starts the launch helper, or lets a shim start it, and follows the handshake to its end.
+
+What is told for --debug begins with the words that runc has for the same steps, which are looked for in its logs.
+"""
 
 from __future__ import annotations
 
@@ -87,7 +90,7 @@ def launch(
     with control:
         with theirs:
             helper = _start(plan, theirs, stdio, inherit)
-        debug(f"launch helper: process {helper} began on {_extent(plan)}")
+        debug(f"nsexec container setup: process {helper} began on {_extent(plan)}")
         cloned = [helper]
         begin = Handshake() if _clones(plan) else Handshake("cloned", (helper,))
         try:
@@ -182,7 +185,7 @@ def follow(
                 state = state.ended()
                 if state.phase == "died" or (_executes(plan) and executed(state.pid) is False):
                     raise Internal("launch helper: ended before the plan did")
-                debug(f"launch helper: process {state.pid} became the program")
+                debug(f"init: closing the pipe to signal completion: process {state.pid} became the program")
                 return Launched(state.pid)
             if flags & socket.MSG_CTRUNC:
                 raise ResourceExhausted("launch helper: no descriptors left for those it sent")
@@ -191,19 +194,20 @@ def follow(
             if trace.active():
                 _note(plan, message)
             if message.kind == FAILED:
-                debug(f"launch helper: operation {message.stage}.{message.index} failed: errno {message.value}")
+                debug(f"nsexec: operation {message.stage}.{message.index} failed: errno {message.value}")
                 raise failure(plan, message)
             if message.kind == CLONED:
-                debug(f"launch helper: process {message.value} is born for the next stage")
+                debug(f"child process in init(): process {message.value} is born for the next stage")
                 if on_clone is not None:
                     on_clone(message.value)
                 continue
-            debug(f"launch helper: process {state.pid or helper} waits at sync point {message.text}")
+            debug(f"nsexec: process {state.pid or helper} waits at sync point {message.text}")
             if on_sync is not None:
                 on_sync(message.text, state.pid or helper, fds)
             _answer(control)
             state = state.answered()
             if until and message.text == until:
+                debug(f"init: closing the pipe to signal completion: process {state.pid} waits for start")
                 return Launched(state.pid)
         finally:
             for fd in fds:

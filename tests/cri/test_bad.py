@@ -165,34 +165,6 @@ def test_a_container_of_another_sandbox(client: Client, pod: Pod) -> None:
     assert client.ListContainers(filter=api.ContainerFilter(pod_sandbox_id=identifier)).containers == []
 
 
-@pytest.mark.parametrize(
-    ("change", "text"),
-    [
-        ({"mounts": [api.Mount(host_path="/etc", container_path="etc")]}, "config.mounts[0].container_path"),
-        ({"log_path": "../../x"}, "config.log_path"),
-        ({"envs": [api.KeyValue(key="", value=b"x")]}, "env"),
-        ({"working_dir": "relative"}, "working"),
-        ({"stop_signal": 200}, "config.stop_signal"),
-        ({"image": api.ImageSpec()}, "config.image.image is missing"),
-        ({"metadata": api.ContainerMetadata(name="../x")}, "config.metadata.name"),
-        ({"metadata": None}, "config.metadata is missing"),
-    ],
-)
-def test_wrong_containers(client: Client, pod: Pod, change: dict[str, Any], text: str) -> None:
-    config = container_config(pod.image, "true")
-    pod.config.log_directory = "/var/log"
-    for name, value in change.items():
-        config.ClearField(name)  # type: ignore[arg-type]
-        config.MergeFrom(api.ContainerConfig(**{name: value}))
-    before = len(client.ListContainers().containers)
-    wrong = {"pod_sandbox_id": pod.id, "config": config, "sandbox_config": pod.config}
-    if "log_path" in change:  # the sandbox has no directory of logs, so that there is none to leave
-        client.RemoveContainer(container_id=client.CreateContainer(**wrong).container_id)
-    else:
-        assert text in refused(lambda: client.CreateContainer(**wrong), Code.INVALID_ARGUMENT)
-    assert len(client.ListContainers().containers) == before
-
-
 def test_an_image_that_vanishes(client: Client, busybox: str, registry: str) -> None:
     image = api.ImageSpec(image=f"{registry}/lab/busybox:1")
     config = pod_config()

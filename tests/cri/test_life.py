@@ -22,7 +22,7 @@ def refused(call: object, code: grpc.StatusCode) -> str:
         call()  # type: ignore[operator]
     assert caught.value.code() == code, caught.value.details()
     text: str = caught.value.details()
-    assert "\n" not in text
+    assert text.isprintable(), repr(text)
     assert "Traceback" not in text
     return text
 

@@ -23,6 +23,9 @@ SHM_SIZE = 64 << 20
 _SANDBOX_USER = 65535
 _NOT_IN_NAMES = frozenset("/ ;=")
 _LONGEST = 253  # of a name, as Kubernetes has them
+_LABELS_MAX = 1 << 20  # bytes of labels, and of annotations, all told: Kubernetes lets pass 256 KiB
+_GROUPS_MAX = 65536  # that a process can have (setgroups(2), NGROUPS_MAX)
+_PATH_MAX, _NAME_MAX = 4096, 255  # bytes of a path, and of one name in it (limits.h)
 
 
 def sandbox_name(metadata: api.PodSandboxMetadata) -> str:
@@ -45,6 +48,14 @@ def _check_name(name: str, what: str) -> None:
         raise InvalidArgument(f"{what} {name[:64]!r}: no name that Kubernetes allows")
 
 
+def _check_labels(config: api.PodSandboxConfig | api.ContainerConfig) -> None:
+    """Every list carries them: those of one pod must not make the lists of a node larger than a client takes."""
+    for field, values in (("labels", config.labels), ("annotations", config.annotations)):
+        size = sum(len(name) + len(value) for name, value in values.items())
+        if size > _LABELS_MAX:
+            raise InvalidArgument(f"config.{field}: {size} characters, {_LABELS_MAX} are the most")
+
+
 # --- pods
 
 
@@ -54,6 +65,7 @@ def sandbox(request: api.RunPodSandboxRequest, network: str) -> ContainerConfig:
     if not request.HasField("config") or not config.HasField("metadata"):
         raise InvalidArgument("config.metadata is missing")
     name = sandbox_name(config.metadata)
+    _check_labels(config)
     context = config.linux.security_context
     options = context.namespace_options
     if config.HasField("windows"):
@@ -133,6 +145,7 @@ def container(
         raise InvalidArgument("config.image.image is missing")
     if config.HasField("windows"):
         raise InvalidArgument("config.windows: this is no Windows node")
+    _check_labels(config)
     context = config.linux.security_context
     profiles = security.profiles(context)
     pod_security = pod.config.linux.security_context
@@ -225,6 +238,8 @@ def _user(security: api.LinuxSandboxSecurityContext | api.LinuxContainerSecurity
 def _groups(groups: Sequence[int]) -> tuple[str, ...]:
     if any(not 0 <= group < 1 << 31 for group in groups):
         raise InvalidArgument("supplemental_groups: want numbers of 0 to 2147483647")
+    if len(groups) > _GROUPS_MAX:
+        raise InvalidArgument(f"supplemental_groups: {len(groups)} of them, a process can have {_GROUPS_MAX}")
     return tuple(str(group) for group in groups)
 
 
@@ -280,4 +295,11 @@ def _log(directory: str, path: str) -> LogConfig:
         return LogConfig(driver="none")
     if not directory.startswith("/") or ".." in path.split("/"):
         raise InvalidArgument("config.log_path: want a path within the sandbox's absolute log_directory")
-    return LogConfig(driver="cri", path=posixpath.join(directory, path.lstrip("/")))
+    whole = posixpath.join(directory, path.lstrip("/"))
+    if "\0" in whole:
+        raise InvalidArgument("config.log_path: has a NUL in it")
+    if posixpath.basename(whole) in ("", "."):
+        raise InvalidArgument(f"config.log_path {path[:64]!r}: names no file")
+    if len(whole.encode()) >= _PATH_MAX or any(len(name.encode()) > _NAME_MAX for name in whole.split("/")):
+        raise InvalidArgument(f"config.log_path {path[:64]!r}...: too long for a path")
+    return LogConfig(driver="cri", path=whole)

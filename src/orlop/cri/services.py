@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
+from orlop.cli.text import one_line
 from orlop.cri import containers, events, exec, images, methods, metrics, pods, sessions, stats, status, updates
 from orlop.cri.calls import Call
 from orlop.cri.flights import time_left
@@ -149,4 +150,4 @@ async def _refuse(
         code, text = grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}"
     call.code, call.message = code.name, text
     log.debug("%s: %s: %s", method.name, code.name, text)
-    await context.abort(code, text.replace("\n", " ")[:4096])
+    await context.abort(code, one_line(text)[:4096])

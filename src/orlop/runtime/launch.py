@@ -24,7 +24,15 @@ from orlop.runtime.ops import Clone, Execve, FindExec, Hook, Mount, MountSetattr
 from orlop.runtime.plan import Plan, Step
 from orlop.runtime.spawn import launch_program, spawn
 from orlop.spec import trace
-from orlop.spec.errors import ContainerExit, Internal, InvalidArgument, OrlopError, PermissionDenied, ResourceExhausted
+from orlop.spec.errors import (
+    ContainerExit,
+    FailedPrecondition,
+    Internal,
+    InvalidArgument,
+    OrlopError,
+    PermissionDenied,
+    ResourceExhausted,
+)
 from orlop.spec.signals import described
 from orlop.sys.memfd import sealed
 from orlop.sys.procfs import executed
@@ -53,6 +61,17 @@ class Launched(msgspec.Struct, frozen=True):
     pid: int
 
 
+_KINDS = {
+    errno.EPERM: PermissionDenied.kind,
+    errno.EACCES: PermissionDenied.kind,
+    errno.ENOTDIR: FailedPrecondition.kind,
+    errno.ENOSPC: ResourceExhausted.kind,
+    errno.EDQUOT: ResourceExhausted.kind,
+    errno.ENOMEM: ResourceExhausted.kind,
+    errno.ENFILE: ResourceExhausted.kind,
+}
+
+
 class LaunchFailed(OrlopError):
     """An operation failed: `stage`, `index` and `errno` say which and how, the text in the configuration's words."""
 
@@ -61,8 +80,7 @@ class LaunchFailed(OrlopError):
         self.stage = stage
         self.index = index
         self.errno = number
-        if number in (errno.EPERM, errno.EACCES):
-            self.kind = PermissionDenied.kind
+        self.kind = _KINDS.get(number, self.kind)
 
 
 def prepare(plan: Plan, inherited: int = 0) -> int:

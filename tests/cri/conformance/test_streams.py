@@ -209,6 +209,28 @@ def test_a_url_is_good_for_one_use(pod: Pod) -> None:
     run(work())
 
 
+@pytest.mark.parametrize("gone", ["stopped", "removed"])
+def test_urls_of_a_container_that_has_gone(pod: Pod, connect: Connect, gone: str) -> None:
+    """The URL was made before: the client is told on its error stream, and no command runs."""
+    container = pod.run()
+    urls = [exec_url(container, "true"), attach_url(container, stdout=True, stderr=True)]
+    container.stop()
+    if gone == "removed":
+        container.remove()
+
+    async def said(url: str) -> str:
+        async with connect(url, "stdout", "stderr") as session:
+            output, error, status = await session.rest()
+        assert (output, error) == (b"", b"")
+        assert status.exit_code != 0
+        return str(status.message)
+
+    for url, stopped in zip(urls, ("is not running", "it is exited"), strict=True):
+        text = run(said(url))
+        assert (stopped if gone == "stopped" else "no such container") in text
+        assert text.isprintable()
+
+
 def test_streams_that_make_no_sense(client: Client, pod: Pod) -> None:
     container = pod.run()
     for wrong in ({"stdout": False, "stderr": False}, {"tty": True, "stderr": True}):

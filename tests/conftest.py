@@ -3,11 +3,32 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
-from tests.harness import lab, orlop, registry, store  # noqa: F401
+from tests.harness import SLOWER, every_image, lab, orlop, registry, store  # noqa: F401
 from tests.pulls import filled, fresh, source  # noqa: F401
+
+
+class _Patient(subprocess.Popen[Any]):
+    """In the machine of scripts/qemu, what a test runs is given as much longer as it takes there."""
+
+    def wait(self, timeout: float | None = None) -> int:
+        return super().wait(_stretched(timeout))
+
+    def communicate(self, input: Any = None, timeout: float | None = None) -> tuple[Any, Any]:
+        return super().communicate(input, _stretched(timeout))
+
+
+def _stretched(timeout: float | None) -> float | None:
+    """No more than the time-out of a test, as some have reckoned with the machine themselves."""
+    return None if timeout is None else max(timeout, min(timeout * SLOWER, 1200))
+
+
+if SLOWER > 1:
+    subprocess.Popen = _Patient  # type: ignore[misc]
 
 _WHOLE = tuple(Path(__file__).parent / name for name in ("real", "crash", "bad"))
 
@@ -20,4 +41,4 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.root)
             item.add_marker(pytest.mark.peers)
             # images are made, which takes minutes, by the fixtures of the first test
-            item.add_marker(pytest.mark.timeout(120, func_only=True))
+            item.add_marker(pytest.mark.timeout(120 * SLOWER, func_only=True))

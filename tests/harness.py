@@ -244,6 +244,13 @@ def lab() -> Path:
     return directory / "images"
 
 
+def needs_in_machine(*programs: str) -> None:
+    """Skip in a machine of scripts/qemu that is without the tools of others. Elsewhere their absence is a failure."""
+    missing = [name for name in programs if shutil.which(name) is None]
+    if missing and "ORLOP_QEMU" in os.environ:
+        pytest.skip(f"needs {' and '.join(missing)}: scripts/qemu --peers")
+
+
 def archive_image(layout: Path, tag: str, target: Path) -> None:
     """One image of an OCI layout, as an archive of its own."""
     name = "org.opencontainers.image.ref.name"
@@ -275,8 +282,7 @@ def archive_image(layout: Path, tag: str, target: Path) -> None:
 @pytest.fixture(scope="session")
 def registry(lab: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Debian's docker-registry on loopback, with the lab's images pushed by skopeo."""
-    if "ORLOP_QEMU" in os.environ:
-        pytest.skip("needs docker-registry and skopeo, which the machine does not have")
+    needs_in_machine("docker-registry", "skopeo")
     directory = tmp_path_factory.mktemp("registry")
     port = free_port()
     address = f"127.0.0.1:{port}"
@@ -306,8 +312,8 @@ def _listens(port: int) -> bool:
 
 @pytest.fixture(scope="session")
 def store(lab: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Orlop]:
-    """A root with the lab's images pulled, on a tmpfs: the disk's speed is not what is tested. The machine of
-    scripts/qemu has no registry; busybox is then loaded, and the others are not there."""
+    """A root with the lab's images pulled, on a tmpfs: the disk's speed is not what is tested. In the machine of
+    scripts/qemu busybox alone is loaded: see `every_image`."""
     tag = f"orlop-test-{os.getpid()}"
     orlop = Orlop(Path("/dev/shm") / tag, Path("/run") / tag)
     try:
@@ -326,6 +332,16 @@ def store(lab: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.F
         orlop.remove_all()
         shutil.rmtree(orlop.root, ignore_errors=True)
         shutil.rmtree(orlop.state, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def every_image(store: Orlop, request: pytest.FixtureRequest) -> None:
+    """All the lab's images are in the store, also in the machine of scripts/qemu, where that takes minutes."""
+    for name in IMAGES:
+        if store("inspect", "--type", "image", name, code=None).returncode:
+            reference = f"{request.getfixturevalue('registry')}/lab/{name}:1"
+            store("pull", "-q", reference, timeout=180)
+            store("tag", reference, name)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from tests.harness import IMAGES, Orlop
+from tests.harness import IMAGES, Orlop, needs_in_machine
 
 from orlop.registry.messages import Content, Reply
 from orlop.registry.server import Registry
@@ -22,6 +22,7 @@ from orlop.spec.digest import Digest
 @pytest.fixture(scope="session")
 def filled(lab: Path) -> Iterator[Registry]:
     """The lab's images as lab/NAME:1."""
+    needs_in_machine("skopeo")
     with Registry() as registry:
         for name in IMAGES:
             there = f"docker://{registry.address}/lab/{name}:1"

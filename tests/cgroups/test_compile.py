@@ -247,6 +247,13 @@ def test_what_cannot_be_done_is_refused_by_path(host: CgroupHost, parts: dict[st
     assert refusal(host, **parts).startswith(start)
 
 
+@pytest.mark.parametrize("size", ["64kB", "0MB", "02MB", "MB", "2M", "2mb", "٢MB", "2 MB", ""])
+def test_a_page_size_is_named_as_the_kernel_names_it(size: str) -> None:
+    limits = (HugepageLimit(page_size=size, limit=1),)
+    text = f"linux.resources.hugepageLimits[0].pageSize: {size!r} is not a size such as 2MB"
+    assert refusal(V1, hugepage_limits=limits) == refusal(V2, hugepage_limits=limits) == text
+
+
 def test_a_missing_controller_is_named_with_the_field() -> None:
     bare = CgroupHost(mode="v1", mounts={"cpu": "/cg/cpu"}, controllers=frozenset({"cpu"}))
     assert refusal(bare, memory=Memory(limit=100)) == (

@@ -222,6 +222,7 @@ def test_images_are_listed_tagged_saved_and_loaded(orlop: Orlop, tmp_path: Path)
     assert not (tmp_path / "b.tar").exists()
 
 
+@pytest.mark.usefixtures("every_image")
 def test_history_has_the_instructions(orlop: Orlop) -> None:
     lines = orlop.out("history", "nginx").splitlines()
     assert lines[0].split() == ["IMAGE", "CREATED", "CREATED", "BY", "SIZE", "COMMENT"]
@@ -286,6 +287,7 @@ def test_explain_shows_a_container_and_where_its_parts_come_from(orlop: Orlop) -
     assert re.search(r"127\.0\.0\.1:\d+ -> 80/tcp +# --publish", text)
 
 
+@pytest.mark.usefixtures("every_image")
 def test_explain_draws_an_image(orlop: Orlop) -> None:
     text = orlop.out("explain", "nginx")
     assert "├─ config   sha256:" in text

@@ -15,7 +15,7 @@ from typing import Any
 
 import grpc
 import pytest
-from tests.harness import archive_image, wait_for
+from tests.harness import SLOWER, archive_image, wait_for
 
 from orlop._stubs.cri import api_pb2 as api
 from orlop.cri.methods import stub
@@ -26,12 +26,18 @@ class Client:
     """Calls by name: `client.Version()`, `client.RunPodSandbox(config=...)`; see api.proto."""
 
     def __init__(self, socket: Path) -> None:
-        self.channel = grpc.insecure_channel(f"unix:{socket}")
+        # a daemon that takes its time is tried again each second
+        self.channel = grpc.insecure_channel(f"unix:{socket}", [("grpc.max_reconnect_backoff_ms", 1000)])
         self._calls = stub(self.channel, "RuntimeService") | stub(self.channel, "ImageService")
 
     def __getattr__(self, name: str) -> Any:
         request = getattr(api, "GetEventsRequest" if name == "GetContainerEvents" else f"{name}Request")
-        return lambda within=30.0, **fields: self._calls[name](request(**fields), timeout=within)
+
+        def call(within: float = 30.0, **fields: Any) -> Any:
+            patience = within * SLOWER if within >= 20 else within  # shorter ones are meant to pass
+            return self._calls[name](request(**fields), timeout=patience)
+
+        return call
 
 
 class Daemon:
@@ -61,7 +67,7 @@ class Daemon:
                 [*self.under, sys.executable, "-m", "orlop", *words], stderr=log, env=os.environ | environment
             )
         client = Client(self.socket)
-        grpc.channel_ready_future(client.channel).result(30)
+        grpc.channel_ready_future(client.channel).result(30 * SLOWER)
         return client
 
     def end(self, number: int = signal.SIGTERM) -> None:

@@ -7,9 +7,11 @@ import subprocess
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
 from tests.harness import Orlop, free_port, wait_for
 
 
+@pytest.mark.usefixtures("every_image")
 def test_redis_answers_logs_follow_and_stop_saves(orlop: Orlop) -> None:
     orlop("run", "-d", "--name", "cache", "redis")
     wait_for(lambda: orlop("exec", "cache", "redis-cli", "ping", code=None).stdout == "PONG\n", "redis")
@@ -27,6 +29,7 @@ def test_redis_answers_logs_follow_and_stop_saves(orlop: Orlop) -> None:
     )
 
 
+@pytest.mark.usefixtures("every_image")
 def test_nginx_answers_host_and_containers(orlop: Orlop) -> None:
     port = free_port()
     orlop("run", "-d", "--name", "web", "-p", f"{port}:80", "nginx")

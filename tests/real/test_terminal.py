@@ -26,7 +26,7 @@ def terminal(orlop: Orlop) -> Iterator[Open]:
 
 
 @pytest.fixture
-def bash(terminal: Open) -> Terminal:
+def bash(terminal: Open, every_image: None) -> Terminal:
     """A shell whose prompt is known."""
     shell = terminal("run", "-it", "--rm", "--name", "shell", "--hostname", "box", "-e", "PS1=ready> ", "-e",
                      "TERM=dumb", "debian", "bash", "--norc", rows=30, columns=100)  # fmt: skip
@@ -114,6 +114,7 @@ def test_terminal_is_given_back_as_it_was(orlop: Orlop, tmp_path: Path) -> None:
         shell.close()
 
 
+@pytest.mark.usefixtures("every_image")
 def test_exec_on_a_terminal(orlop: Orlop, terminal: Open) -> None:
     orlop("run", "-d", "--name", "host", "--network", "none", "debian", "sleep", "300")
     inside = terminal("exec", "-it", "-e", "PS1=in> ", "host", "bash", "--norc", rows=21, columns=71)

@@ -380,6 +380,7 @@ def test_every_step_says_where_it_comes_from() -> None:
 _BIND = {"destination": "/x", "source": "/y"}
 _CPU = {"type": "RLIMIT_CPU", "soft": 1, "hard": 1}
 _NO_NET = namespaces("mount", "uts")
+_PAGES = {"pageSize": "64kB", "limit": 1}
 WRONG: list[tuple[dict[str, Any], type[OrlopError], str]] = [
     ({"ociVersion": "abc"}, InvalidArgument, "ociVersion: "),
     ({"ociVersion": "2.0.0"}, Unimplemented, "ociVersion: "),
@@ -437,6 +438,7 @@ WRONG: list[tuple[dict[str, Any], type[OrlopError], str]] = [
     ({"linux__netDevices": {"eth0": {"name": "x" * 16}}}, InvalidArgument, "linux.netDevices.eth0: "),
     ({"linux__netDevices": {"eth0": {"name": "n%s"}}}, InvalidArgument, "linux.netDevices.eth0: "),
     ({"linux__netDevices": {"a": {}, "b": {"name": "a"}}}, InvalidArgument, "linux.netDevices.b.name: "),
+    ({"linux__resources": {"hugepageLimits": [_PAGES]}}, InvalidArgument, "linux.resources.hugepageLimits[0]."),
     ({"linux__mountLabel": "x"}, FailedPrecondition, "linux.mountLabel: "),
     ({"linux__seccomp": {"defaultAction": "SCMP_ACT_ALLOW"}}, FailedPrecondition, "linux.seccomp: "),
     ({"hooks": {"poststop": [{"path": "x"}]}}, InvalidArgument, "hooks.poststop[0].path: "),

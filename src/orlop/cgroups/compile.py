@@ -226,17 +226,26 @@ def _pids(pids: Pids) -> Iterator[Write]:
 
 
 def _hugetlb(limits: tuple[HugepageLimit, ...], v2: bool) -> Iterator[Write]:
+    check_page_sizes(limits)
     for index, limit in enumerate(limits):
         where = f"hugepageLimits[{index}]"
         size = limit.page_size
-        if not (size[:-2].isdigit() and size[-2:] in ("KB", "MB", "GB")):
-            raise InvalidArgument(f"{WHERE}.{where}.pageSize: {size[:32]!r} is not a size such as 2MB")
         value = str(_number(limit.limit, f"{where}.limit", 0, (1 << 64) - 1))
         suffixes = ("max", "rsvd.max") if v2 else ("limit_in_bytes", "rsvd.limit_in_bytes")
         for suffix in suffixes:
             # reservations are counted since Linux 5.7
             optional = suffix.startswith("rsvd")
             yield Write("hugetlb", f"hugetlb.{size}.{suffix}", value, f"{WHERE}.{where}", optional=optional)
+
+
+def check_page_sizes(limits: tuple[HugepageLimit, ...]) -> None:
+    """Refuse what no kernel names a file of its controller by (config-linux.md, "Huge page limits"; the pattern is
+    that of the specification's schema). Whether this host has pages of a size shows when the limit is set."""
+    for index, limit in enumerate(limits):
+        number, unit = limit.page_size[:-2], limit.page_size[-2:]
+        if not (number.isascii() and number.isdigit() and not number.startswith("0") and unit in ("KB", "MB", "GB")):
+            where = f"{WHERE}.hugepageLimits[{index}].pageSize"
+            raise InvalidArgument(f"{where}: {limit.page_size[:32]!r} is not a size such as 2MB")
 
 
 def _network(network: NetworkResources) -> Iterator[Write]:

@@ -51,6 +51,10 @@ def check(spec: RuntimeSpec, host: Host, bundle: str, waits: bool = False) -> No
     check_hooks(spec.hooks)
     _check_paths(linux)
     _check_kernel(linux, host)
+    if linux.resources is not None and linux.resources.hugepage_limits:
+        from orlop.cgroups.compile import check_page_sizes
+
+        check_page_sizes(linux.resources.hugepage_limits)
 
 
 def _check_version(version: str) -> None:

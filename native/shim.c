@@ -49,7 +49,7 @@ static void advance(void)
 	}
 }
 
-static struct pollfd polled[5 + 2 + MAX_EXECS + MAX_CLIENTS];
+static struct pollfd polled[7 + MAX_EXECS + MAX_CLIENTS];
 
 static u32 poll_add(u32 n, int fd, short events)
 {
@@ -69,6 +69,7 @@ static u32 poll_prepare(void)
 	n = poll_add(n, stdin_queue.length ? input : -1, POLLOUT);
 	n = poll_add(n, room ? output[0] : -1, POLLIN);
 	n = poll_add(n, room ? output[1] : -1, POLLIN);
+	n = poll_add(n, oom_fd, POLLPRI);
 	for (u32 i = 0; i < MAX_EXECS; i++)
 		n = poll_add(n, execs[i].report, POLLIN);
 	for (u32 i = 0; i < client_top; i++) {
@@ -109,6 +110,8 @@ static void loop(void)
 			continue;
 		if (polled[2].revents)
 			report_ready();
+		if (polled[6].revents)
+			oom_look();
 		if (polled[0].revents)
 			children();
 		if (polled[3].revents)
@@ -117,10 +120,10 @@ static void loop(void)
 			if (polled[4 + i].revents && output[i] >= 0 && backlog_room())
 				output_read(i);
 		for (u32 i = 0; i < MAX_EXECS; i++)
-			if (polled[6 + i].revents)
+			if (polled[7 + i].revents)
 				exec_ready(i);
 		for (u32 i = 0; i < seen; i++)
-			poll_client(&clients[i], polled[6 + MAX_EXECS + i].fd, polled[6 + MAX_EXECS + i].revents);
+			poll_client(&clients[i], polled[7 + MAX_EXECS + i].fd, polled[7 + MAX_EXECS + i].revents);
 		if (polled[1].revents)
 			accept_clients();
 		if (backlog_length)
@@ -292,7 +295,8 @@ int main(int argc, char **argv)
 		execs[i].report = -1;
 	open_state();
 	log_open();
-	oom_before = oom_kills();
+	oom_look();
+	oom_before = oom_seen;
 	daemonise();
 	take_signals();
 	if (config.client >= 0) {

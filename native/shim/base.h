@@ -152,7 +152,8 @@ static int slave = -1;            /* kept open so that the master never reads EI
 static pid_t helper, init;
 static int init_pidfd = -1, ended, exit_code, exit_signal;
 static u64 start_time, exit_time;
-static u64 oom_before;
+static u64 oom_before, oom_seen;
+static int oom_fd = -1;
 static int owners, done;
 
 static struct { pid_t pid; int status, reaped; } family[MAX_STAGES]; /* what the plan's stages cloned */

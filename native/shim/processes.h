@@ -273,6 +273,28 @@ static void exec_ready(u32 i)
 	}
 }
 
+/* Number after "oom_kill " in the memory cgroup's events (v2: memory.events, v1: memory.oom_control). The group may come
+ * into being after the shim, and be gone, with what it says, as soon as its last process is: so it is read when it
+ * changes (poll), and before an end is looked at. */
+static void oom_look(void)
+{
+	char text[512], *p;
+	ssize_t n;
+	if (oom_fd < 0 && config.oom)
+		oom_fd = open(config.oom, O_RDONLY | O_CLOEXEC);
+	if (oom_fd < 0)
+		return;
+	n = pread(oom_fd, text, sizeof text - 1, 0);
+	if (n <= 0) {
+		shut(&oom_fd);
+		return;
+	}
+	text[n] = 0;
+	p = strstr(text, "oom_kill ");
+	if (p && strtoull(p + 9, NULL, 10) > oom_seen)
+		oom_seen = strtoull(p + 9, NULL, 10);
+}
+
 static void reaped(pid_t pid, int status)
 {
 	report_read();
@@ -298,24 +320,11 @@ static void children(void)
 	struct signalfd_siginfo info;
 	int status;
 	pid_t pid;
+	oom_look();
 	while (read(signals, &info, sizeof info) > 0)
 		;
 	while ((pid = waitpid(-1, &status, WNOHANG)) > 0)
 		reaped(pid, status);
-}
-
-/* Number after "oom_kill " in the memory cgroup's events (v2: memory.events, v1: memory.oom_control). */
-static u64 oom_kills(void)
-{
-	char text[512], *p;
-	int fd = config.oom ? open(config.oom, O_RDONLY | O_CLOEXEC) : -1;
-	ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
-	shut(&fd);
-	if (n <= 0)
-		return 0;
-	text[n] = 0;
-	p = strstr(text, "oom_kill ");
-	return p ? strtoull(p + 9, NULL, 10) : 0;
 }
 
 /* The blocks were allocated at the start: a full disk can't lose the status. */
@@ -328,7 +337,8 @@ static void write_exit(void)
 	text[n++] = ' ';
 	n += put_number(text + n, exit_time);
 	text[n++] = ' ';
-	text[n++] = oom_kills() > oom_before ? '1' : '0';
+	oom_look();
+	text[n++] = oom_seen > oom_before ? '1' : '0';
 	text[n++] = '\n';
 	if (pwrite(exit_fd, text, n, 0) != (ssize_t)n || ftruncate(exit_fd, (off_t)n) < 0 || fsync(exit_fd) < 0)
 		return; /* without the file the record says "lost", which is true */

@@ -14,7 +14,8 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 # of the containers that systemd makes groups for
-_TELLING = "life or limits_are or user"
+_SYSTEMD = ("tests/qemu/test_systemd.py", "tests/qemu/test_pods_systemd.py")
+_TELLING = "life or limits_are or user or are_scopes"
 
 
 @pytest.mark.root
@@ -22,7 +23,7 @@ _TELLING = "life or limits_are or user"
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     "arguments",
-    [(), ("--systemd", "-m", "root", "tests/qemu/test_systemd.py", "-k", _TELLING)],
+    [(), ("--systemd", "-m", "root", *_SYSTEMD, "-k", _TELLING)],
     ids=["v2", "systemd"],
 )
 def test_everything_for_cgroup_v2_passes_in_a_machine_that_has_nothing_else(arguments: tuple[str, ...]) -> None:

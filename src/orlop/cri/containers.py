@@ -7,6 +7,8 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
 
+import msgspec
+
 from orlop._stubs.cri import api_pb2 as api
 from orlop.cri import answers, cdi, cdi_files, handlers, profiles, requests
 from orlop.cri.details import container_info
@@ -40,6 +42,7 @@ def _create(node: Node, request: api.CreateContainerRequest) -> tuple[Container,
     options = request.config.linux.security_context.namespace_options
     target = _target(node, options, sandbox.id) if options.pid == api.TARGET else ""
     config = requests.container(request, answers.pod_request(sandbox), sandbox.id, target)
+    config = msgspec.structs.replace(config, cgroup_manager=sandbox.config.cgroup_manager)
     if devices := cdi.wanted((device.name for device in request.config.CDI_devices), request.config.annotations):
         config = cdi.inject(config, cdi_files.read().edits(devices))
     if sandbox.config.oci_runtime is not None:

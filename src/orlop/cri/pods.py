@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import msgspec
 
 from orlop._stubs.cri import api_pb2 as api
-from orlop.cri import answers, containers, handlers, profiles, requests
+from orlop.cri import answers, cgroups, containers, handlers, profiles, requests
 from orlop.cri.details import sandbox_info
 from orlop.cri.node import Node
 from orlop.engine.records import Container
@@ -20,7 +20,7 @@ from orlop.spec.errors import InvalidArgument, NotFound
 
 async def run(node: Node, request: api.RunPodSandboxRequest) -> api.RunPodSandboxResponse:
     runtime = handlers.chosen(node.settings, request.runtime_handler)
-    config = requests.sandbox(request, "")
+    config = cgroups.driven(requests.sandbox(request, ""), node.settings.cgroup_driver)
     if runtime is not None:
         config = handlers.run_by(config, runtime)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from orlop.cri.cgroups import Driver
 from orlop.distribution.hosts import DIRECTORIES
 from orlop.engine.config import OciRuntime
 
@@ -18,4 +19,5 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     certs: tuple[str, ...] = tuple(map(str, DIRECTORIES))  # directories with a hosts.toml for each registry
     default_handler: str = "orlop"  # of pods that name none
     handlers: dict[str, OciRuntime] = {}  # other OCI runtimes by the name that a pod asks for
+    cgroup_driver: Driver = "cgroupfs"  # who makes the groups of pods; the kubelet has to be told the same
     network: str = ""  # a network of the engine or a conflist by name; empty: the first conflist, else the bridge

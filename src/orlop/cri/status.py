@@ -85,7 +85,8 @@ def _info(node: Node, network: Choice, found: tuple[handlers.Handler, ...]) -> d
 
 
 async def runtime_config(node: Node, request: api.RuntimeConfigRequest) -> api.RuntimeConfigResponse:
-    return api.RuntimeConfigResponse(linux=api.LinuxRuntimeConfiguration(cgroup_driver=api.CGROUPFS))
+    driver = api.SYSTEMD if node.settings.cgroup_driver == "systemd" else api.CGROUPFS
+    return api.RuntimeConfigResponse(linux=api.LinuxRuntimeConfiguration(cgroup_driver=driver))
 
 
 async def update_runtime_config(node: Node, request: api.UpdateRuntimeConfigRequest) -> api.UpdateRuntimeConfigResponse:

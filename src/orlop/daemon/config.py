@@ -58,7 +58,11 @@ class Cri(_Table, frozen=True, kw_only=True):
     socket: Annotated[str, Meta(description="The socket that kubelet and crictl are given")] = "/run/orlop/orlop.sock"
     namespace: Annotated[str, Meta(description="The namespace of its containers and images")] = "k8s.io"
     cgroup_driver: Annotated[
-        str, Meta(description="cgroupfs or systemd, as the kubelet's", pattern="^(cgroupfs|systemd)$")
+        str,
+        Meta(
+            description="Who makes the groups of pods, as the kubelet's: cgroupfs or systemd",
+            pattern="^(cgroupfs|systemd)$",
+        ),
     ] = "cgroupfs"
     network: Annotated[
         str, Meta(description="The network of pods; empty: the first conflist of cni_config, else the built-in bridge")

@@ -19,7 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import grpc.aio
+import msgspec
 
+from orlop.cgroups import systemd
 from orlop.cri import handlers, server
 from orlop.cri.network import PodNetwork
 from orlop.cri.node import Node
@@ -31,7 +33,7 @@ from orlop.daemon.config import Config, keys
 from orlop.daemon.logs import configure
 from orlop.engine.config import OciRuntime
 from orlop.engine.engine import Engine
-from orlop.spec.errors import AlreadyExists, FailedPrecondition, OrlopError, Unimplemented, os_errors
+from orlop.spec.errors import AlreadyExists, OrlopError, Unimplemented, os_errors
 from orlop.sys.lock import lock_file
 
 log = logging.getLogger("orlop.daemon")
@@ -51,6 +53,7 @@ def serve(config: Config, read: Callable[[], Config]) -> int:
 
     Raises AlreadyExists where a daemon serves the socket, and what fits for every setting that can't be put in force.
     """
+    _check_driver(config)
     configure(config.daemon.log_level, config.daemon.log_format)
     passed = activation.take()
     lock = Path(f"{config.cri.socket}.lock")
@@ -110,7 +113,6 @@ class Daemon:
 
     async def _start(self) -> grpc.aio.Server:
         config, node = self._config, self._node
-        _check_driver(config)
         self._trace()
         node.handlers = await node.call(handlers.look, node.settings)
         await _recover(node)
@@ -136,6 +138,7 @@ class Daemon:
         log.info("stopping: calls under way have %g s", timeout)
         if self._relay is not None:
             self._relay.stop_listening()
+        self._node.leave()
         await self._node.end_streams()
         await serving.stop(timeout)
         await self._node.flights.settle()
@@ -187,7 +190,8 @@ class Daemon:
         changed = {"cri.handlers" if name.startswith("cri.handlers.") else name for name in changed}
         later = sorted(changed - RELOADED - ({"cri.socket"} if self._passed.cri is not None else set()))
         self._config = config
-        self._node.settings = _settings(config)
+        driver = self._node.settings.cgroup_driver
+        self._node.settings = msgspec.structs.replace(_settings(config), cgroup_driver=driver)
         if "cri.network" in changed:
             self._node.network = PodNetwork(self._engine, config.cri.network)
         if "cri.handlers" in changed:
@@ -209,9 +213,9 @@ class Daemon:
 def _check_driver(config: Config) -> None:
     """Raises where the configured cgroup driver can't be used."""
     if config.cri.cgroup_driver == "systemd":
-        if not os.path.isdir("/run/systemd/system"):
-            raise FailedPrecondition("cri.cgroup_driver: systemd does not run here; set it to cgroupfs")
-        raise Unimplemented("cri.cgroup_driver: pods as systemd's units are not supported yet; set it to cgroupfs")
+        systemd.check_booted("cri.cgroup_driver")
+        if systemd.bus_here() != "system":
+            raise Unimplemented("cri.cgroup_driver: systemd is for the machine's root alone; use cgroupfs")
 
 
 async def _watch(period: float) -> None:
@@ -229,6 +233,7 @@ def _settings(config: Config) -> Settings:
         stream_idle_timeout=cri.stream_idle_timeout,
         pinned_images=cri.pinned_images,
         certs=cri.certs,
+        cgroup_driver="systemd" if cri.cgroup_driver == "systemd" else "cgroupfs",
         network=cri.network,
         default_handler=cri.default_handler,
         handlers={

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from orlop.engine import image_mounts, users
+from orlop.engine import groups, image_mounts, users
 from orlop.engine.config import ContainerConfig, DeviceRequest, MountRequest
 from orlop.engine.oci import spec as oci
 from orlop.engine.oci.facts import ContainerFacts, HostDevice
@@ -130,7 +130,7 @@ def _facts(
         id=container.id,
         identity=who,
         root=str(hook_root(engine, container)) if oci.wants_root(config) else str(engine.paths.snapshots),
-        cgroup_path=container.record.cgroup,
+        cgroup_path=groups.configured(container.record),
         machine=kernel.machine,
         kernel=_kernel(kernel.release),
         processors=os.cpu_count() or 0,

@@ -227,6 +227,7 @@ class ContainerConfig(_Config, frozen=True, kw_only=True):
     userns_mode: str = ""  # "" (none), host, or "auto"
     cgroupns_mode: str = ""  # "" (private), private, host
     cgroup_parent: str = ""
+    cgroup_manager: str = ""  # who makes its groups: "" (the engine), or systemd, in the slice `cgroup_parent`
     platform: str = ""
     runtime: str = ""
     log: LogConfig = LogConfig()

@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from orlop.engine import groups
 from orlop.engine.config import ExecConfig, OciRuntime
 from orlop.engine.records import Container
 from orlop.runtime.compile_layout import NONE
@@ -150,7 +151,8 @@ def create_plan(engine: Engine, container: Container, runtime: OciRuntime, conso
     words = ["create", "--bundle", str(engine.paths.container(container.id)), "--pid-file"]
     words.append(pid_file(engine, container))
     words += ["--console-socket", console] if console else []
-    command = _command(engine, runtime, "--log", str(_log(engine, container.id)), *words, container.id)
+    systemd = ("--systemd-cgroup",) if container.record.slice else ()
+    command = _command(engine, runtime, *systemd, "--log", str(_log(engine, container.id)), *words, container.id)
     return _becoming(command, f"runtime handler {runtime.name}")
 
 
@@ -213,7 +215,10 @@ def ensure_group(engine: Engine, container: Container, spec: RuntimeSpec, pid: i
 
     if pid in cgroups.pids(engine.cgroups, container.record.cgroup):
         return
-    cgroups.create(engine.cgroups, container.record.cgroup, spec.linux.resources if spec.linux else None)
+    if container.record.slice:
+        groups.adopt(engine.cgroups, container.record, spec, pid)
+    else:
+        cgroups.create(engine.cgroups, container.record.cgroup, spec.linux.resources if spec.linux else None)
     with os_errors("move the container's process into its group"):
         for path in cgroups.procs_paths(engine.cgroups, container.record.cgroup):
             Path(path).write_text(str(pid))

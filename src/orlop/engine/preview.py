@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from orlop.engine import lifecycle
+from orlop.engine import groups, lifecycle
 from orlop.engine.bundle import preview_bundle
 from orlop.engine.config import ContainerConfig
 from orlop.engine.images.image import Image
 from orlop.engine.names import random_id
 from orlop.engine.oci.spec import validate
 from orlop.engine.records import Container, ContainerRecord, VolumeUse
-from orlop.engine.start import cgroup_path, compile_plan
+from orlop.engine.start import compile_plan
 from orlop.runtime.plan import Plan
 from orlop.snapshots.detached import detached
 from orlop.spec.errors import os_errors
@@ -59,7 +59,7 @@ def _made_up(config: ContainerConfig, image: Image) -> Container:
         config=config,
         record=ContainerRecord(image_id=image.id, manifest=image.manifest_digest, volumes=_volumes(config, image)),
     )
-    record = msgspec.structs.replace(container.record, cgroup=cgroup_path(container))
+    record = msgspec.structs.replace(container.record, cgroup=groups.wanted(container).path)
     return msgspec.structs.replace(container, record=record)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal, overload
 
-from orlop.engine import image_mounts, lifecycle, locks
+from orlop.engine import groups, image_mounts, lifecycle, locks
 from orlop.engine.decide import Action, settle_action, should_restart
 from orlop.engine.records import Container, is_sandbox
 from orlop.engine.steps import reached
@@ -138,7 +138,7 @@ def finish(engine: Engine, container: Container) -> Container:
         exit_code=code,
         finished=finished,
         error=error,
-        oom_killed=_oom_killed(engine, container),
+        oom_killed=(state.exit is not None and state.exit.oom) or _oom_killed(engine, container),
         pid=0,
         owner=None,
     )
@@ -186,7 +186,7 @@ def release(engine: Engine, container: Container) -> Container:
         cgroups.kill(engine.cgroups, container.record.cgroup)
         _await_supervisor(engine, container)
     if container.record.cgroup:
-        cgroups.remove(engine.cgroups, container.record.cgroup)
+        groups.remove(engine.cgroups, container.record)
     _unmount_shm(engine, container)
     image_mounts.unmount(engine, container)
     said = container.record.error
@@ -201,6 +201,7 @@ def release(engine: Engine, container: Container) -> Container:
         "",
         error=said,
         cgroup="",
+        slice="",
         attachment=container.record.attachment if kept else None,
         networked=kept is not None,
         pid_start_time=0,
@@ -218,7 +219,7 @@ def _detach(engine: Engine, container: Container) -> OrlopError | None:
         return None
     attachment = container.record.attachment
     if container.record.cgroup and (attachment is None or attachment.driver == "cni"):
-        engine.containers.store.change(container.id, "", cgroup="", pid_start_time=0)
+        engine.containers.store.change(container.id, "", cgroup="", slice="", pid_start_time=0)
     try:
         engine.networks.detach(container.id, attachment)
     except OrlopError as error:

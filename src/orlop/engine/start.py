@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from orlop.cgroups import apply as cgroups
-from orlop.engine import lifecycle, locks, settle
+from orlop.engine import groups, lifecycle, locks, settle
 from orlop.engine.bundle import Bundle, hosts_text, make_bundle, user_namespace_of
 from orlop.engine.config import NetworkRequest
 from orlop.engine.create import image_of
@@ -71,12 +71,14 @@ def start(
             raise FailedPrecondition(f"container {container.id[:12]} is {container.state}: it is started once")
         if container.running and not (attach or own):
             return Started(container=container)
+        place = groups.wanted(container)
         container = engine.containers.store.change(
             container.id,
             "start",
             owner=locks.this_process(),
             boot_id=procfs.boot_id(),
-            cgroup=cgroup_path(container),
+            cgroup=place.path,
+            slice=place.unit.slice if place.unit is not None else "",
             error="",
             exit_code=0,
             oom_killed=False,
@@ -100,12 +102,6 @@ def _present(engine: Engine, container: Container, now: Container | None) -> Con
     return now
 
 
-def cgroup_path(container: Container) -> str:
-    """The container's group in every hierarchy."""
-    parent = container.config.cgroup_parent.strip("/") or "orlop"
-    return f"/{parent}/{container.id}"
-
-
 def _start(engine: Engine, container: Container, attach: bool, stdin: bool, own: bool) -> Started:
     run = engine.paths.run(container.id)
     run.mkdir(mode=0o710, exist_ok=True)
@@ -114,9 +110,10 @@ def _start(engine: Engine, container: Container, attach: bool, stdin: bool, own:
         reached("start.files")
         if container.config.oci_runtime is not None:
             return _by_another_runtime(engine, container, bundle, root, attach, stdin, own)
-        resources = bundle.spec.linux.resources if bundle.spec.linux else None
-        cgroups.create(engine.cgroups, container.record.cgroup, resources)
-        reached("start.cgroup")
+        if not container.record.slice:
+            resources = bundle.spec.linux.resources if bundle.spec.linux else None
+            cgroups.create(engine.cgroups, container.record.cgroup, resources)
+            reached("start.cgroup")
         with _id_mapped(bundle, user) as idmaps:
             return _launch(engine, container, bundle, root, idmaps, attach, stdin, own)
 
@@ -214,6 +211,8 @@ def _shim(
             on_exit=settle.on_exit_command(engine, container.id),
             connect=connect,
             pid_file=pid_file,
+            oom_events=groups.oom_events(engine.cgroups, container.record),
+            tell_senders=bool(container.record.slice),
         )
     finally:
         os.close(program)
@@ -285,7 +284,8 @@ def compile_plan(engine: Engine, container: Container, bundle: Bundle, idmaps: t
         idmaps={key: slot for slot, key in enumerate(idmaps, 1)},
         make_devices=True,
         seccomp=bundle.seccomp,
-        cgroup_procs=cgroups.procs_paths(engine.cgroups, cgroup_path(container)),
+        cgroup_procs=cgroups.procs_paths(engine.cgroups, groups.wanted(container).path),
+        await_cgroup=bool(container.config.cgroup_manager),
         terminal="sync" if container.config.tty else "none",
         parent_death_signal=9,
         clamp=True,
@@ -306,13 +306,16 @@ def _ranges(mappings: tuple[IDMapping, ...]) -> tuple[tuple[int, int, int], ...]
 
 
 def _on_sync(engine: Engine, container: Container, bundle: Bundle) -> Callable[[str, int, list[int]], None]:
-    """What this process does at the points where the helper waits: the network, once its namespace exists, and the
-    terminal, which is one of the container's own and belongs to the shim from then on."""
+    """What this process does at the points where the helper waits: systemd makes a scope around it; the network, once
+    its namespace exists; and the terminal, which is one of the container's own and belongs to the shim from then on."""
 
     def act(name: str, pid: int, fds: list[int]) -> None:
         if name == "console":
             with ShimClient(engine.paths.run(container.id)) as shim:
                 shim.terminal(fds[0])
+        if name == "cgroup":
+            groups.adopt(engine.cgroups, container.record, bundle.spec, pid)
+            reached("start.cgroup")
         if name == "created":
             _write_maps(bundle, pid)
         if name == "hooks":

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from orlop.engine import settle
+from orlop.engine import groups, settle
 from orlop.engine.config import ContainerConfig
 from orlop.engine.oci.resources import check_limits, check_processors, limits_of
 from orlop.engine.records import Container
@@ -22,7 +22,7 @@ def update(engine: Engine, container: Container, config: ContainerConfig) -> Con
 
     On failure the kernel may have taken a part of them; the record then tells the old ones.
     """
-    from orlop.cgroups import apply as cgroups
+    from orlop.cgroups import driver
 
     check_limits(config.limits, config.pod is not None)
     check_processors(config.limits, os.cpu_count() or 0)
@@ -31,5 +31,5 @@ def update(engine: Engine, container: Container, config: ContainerConfig) -> Con
             raise NotFound(f"no such container: {container.name}")
         if now.running:
             resources = limits_of(config, os.cpu_count() or 0)
-            cgroups.update(engine.cgroups, now.record.cgroup, msgspec.structs.replace(resources, devices=()))
+            driver.update(engine.cgroups, groups.place(now.record), msgspec.structs.replace(resources, devices=()))
         return engine.containers.store.reconfigure(now.id, now.name, config)

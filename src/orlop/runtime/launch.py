@@ -51,6 +51,7 @@ __all__ = [
 
 _NOTED = 100  # operations that a span tells
 _MOST_FDS = 64  # the helper has no more slots
+_CREDENTIALS = struct.Struct("iII")  # struct ucred: pid, uid, gid
 
 OnSync = Callable[[str, int, list[int]], None]
 
@@ -168,13 +169,16 @@ def _reap(pids: Sequence[int]) -> None:
             pass
 
 
-def _receive(control: socket.socket) -> tuple[bytes, list[int], int]:
-    """A message, the descriptors that came with it, and flags; an empty message at the end of the connection."""
-    space = socket.CMSG_SPACE(_MOST_FDS * 4)
+def _receive(control: socket.socket) -> tuple[bytes, list[int], int, int]:
+    """A message, the descriptors that came with it, flags, and whose it is where the socket is told (SO_PASSCRED), else
+    0; an empty message at the end of the connection."""
+    space = socket.CMSG_SPACE(_MOST_FDS * 4) + socket.CMSG_SPACE(_CREDENTIALS.size)
     # Not socket.recv_fds: it drops the flag, and the descriptors would pass to whatever another thread spawns.
     data, ancillary, flags, _ = control.recvmsg(MESSAGE_MAX, space, socket.MSG_CMSG_CLOEXEC)
-    fds = [fd for _, _, raw in ancillary for (fd,) in struct.iter_unpack("i", raw[: len(raw) // 4 * 4])]
-    return data, fds, flags
+    rights = (raw[: len(raw) // 4 * 4] for _, kind, raw in ancillary if kind == socket.SCM_RIGHTS)
+    fds = [fd for raw in rights for (fd,) in struct.iter_unpack("i", raw)]
+    told = (_CREDENTIALS.unpack(raw) for _, kind, raw in ancillary if kind == socket.SCM_CREDENTIALS)
+    return data, fds, flags, next((pid for pid, _, _ in told), 0)
 
 
 def follow(
@@ -188,14 +192,15 @@ def follow(
 ) -> Launched:
     """Answer the helper until its last process has become the program, or has passed the sync point `until`.
 
-    `on_sync` gets the point's name, the pid (that of `helper`, the first process, before there is another), and
+    `on_sync` gets the point's name, the pid (that of the helper itself before there is another: `helper`, or whose the
+    message is), and
     descriptors that are closed when it returns; what it raises is raised here, and a helper whose control socket is
     then closed gives up. Raises LaunchFailed, ContainerExit (126, 127) for a program that can't be executed, and
     Internal for a helper that was killed.
     """
     while True:
         try:
-            data, fds, flags = _receive(control)
+            data, fds, flags, sender = _receive(control)
         except ConnectionResetError:  # it was killed before it had read an answer
             raise Internal("launch helper: ended before the plan did") from None
         try:
@@ -221,7 +226,7 @@ def follow(
                 continue
             debug(f"nsexec: process {state.pid or helper} waits at sync point {message.text}")
             if on_sync is not None:
-                on_sync(message.text, state.pid or helper, fds)
+                on_sync(message.text, state.pid or helper or sender, fds)
             _answer(control)
             state = state.answered()
             if until and message.text == until:

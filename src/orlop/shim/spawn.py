@@ -60,6 +60,7 @@ def start(
     connect: bool = False,
     environment: Mapping[str, str] | None = None,
     pid_file: str = "",
+    tell_senders: bool = False,
 ) -> tuple[socket.socket, Shim]:
     """Start a shim and, through it, the launch helper; the socket on which to follow the helper's handshake.
 
@@ -70,7 +71,8 @@ def start(
     memory.oom_control (v1). `on_exit` is an absolute program and its arguments; it runs with `environment` (default:
     PATH and HOME) unless an owner confirms that it has taken care. `connect` makes the caller the first client and
     owner before anything runs, so that no moment is left in which an early end could go unnoticed. With `pid_file` the
-    plan becomes another runtime, which makes the container, writes its first process's number there, and leaves.
+    plan becomes another runtime, which makes the container, writes its first process's number there, and leaves. With
+    `tell_senders` the kernel adds to each message on that socket whose it is (unix(7), SO_PASSCRED).
 
     Raises the kind of error that fits when the shim can't start: FailedPrecondition where one already runs.
     """
@@ -82,6 +84,8 @@ def start(
     if on_exit:
         arguments += ["--on-exit", *on_exit]
     control, helper_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    if tell_senders:
+        control.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
     ours, theirs = socket.socketpair() if connect else (None, None)
     ready, ready_end = os.pipe2(os.O_CLOEXEC)
     descriptors = [plan, helper_end.fileno(), ready_end, *inherit, launch_program]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from typing import Protocol
 from orlop.spec import trace
 from orlop.spec.trace import Trace
 
+log = logging.getLogger("orlop.cri.calls")
 BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)  # seconds
 
 
@@ -77,9 +79,18 @@ class Calls:
         finally:
             self.in_flight[name] -= 1
             self.ended[name, call.code] += 1
+            seconds = time.perf_counter() - begun
             if timed:
-                self.durations.setdefault(name, Durations()).add(time.perf_counter() - begun)
+                self.durations.setdefault(name, Durations()).add(seconds)
+            if log.isEnabledFor(logging.DEBUG):
+                _note(call, seconds)
             if traced is not None and self.tracer is not None:
                 traced.root.attributes = {"rpc.system": "grpc", "rpc.method": name, "rpc.grpc.status_code": call.code}
                 traced.root.error = call.message if call.code != "OK" else ""
                 self.tracer.end(traced)
+
+
+def _note(call: Call, seconds: float) -> None:
+    fields = {"method": call.name, "code": call.code, "seconds": round(seconds, 6)}
+    said = f": {call.message}" if call.message else ""
+    log.debug("%s: %s%s", call.name, call.code, said, extra={"fields": fields})

@@ -14,7 +14,7 @@ from orlop.cri import answers, containers
 from orlop.cri.node import Node
 from orlop.engine import events
 from orlop.engine.records import Event, is_sandbox
-from orlop.spec.errors import NotFound
+from orlop.spec.errors import NotFound, Unavailable
 
 _LOOK = 0.5  # seconds between looks at what others have done
 _TYPES = {
@@ -26,10 +26,10 @@ _TYPES = {
 
 
 async def stream(node: Node, request: api.GetEventsRequest) -> AsyncIterator[api.ContainerEventResponse]:
-    """Events from now on, without end."""
+    """Events from now on, until the daemon ends: a stream without an end would keep that from it."""
     last = await node.call(events.last, node.engine.database)
     known: dict[str, api.PodSandboxStatus] = {}
-    while True:
+    while not node.leaving:
         with node.woken() as woken:
             found = await node.call(events.since, node.engine.database, node.engine.namespace, last)
             for number, event in found:
@@ -43,6 +43,7 @@ async def stream(node: Node, request: api.GetEventsRequest) -> AsyncIterator[api
                         await woken.wait()
                 except TimeoutError:
                     continue
+    raise Unavailable("the daemon is ending; ask again when it is back")
 
 
 def _message(node: Node, event: Event, known: dict[str, api.PodSandboxStatus]) -> api.ContainerEventResponse | None:

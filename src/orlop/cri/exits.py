@@ -80,7 +80,9 @@ class Exits:
             why = "oom" if ended.record.oom_killed else "error" if ended.record.exit_code else "ok"
             self._node.calls.exits[why] += 1
         except OrlopError as error:
-            log.error("container %s: not all that follows its end could be done: %s", container.id[:12], error)
+            fields = {"container": container.id, "pod": container.config.pod.sandbox if container.config.pod else ""}
+            what = "container %s: not all that follows its end could be done: %s"
+            log.error(what, container.id[:12], error, extra={"fields": fields})
         except Exception:
             log.exception("container %s: its end could not be recorded", container.id[:12])
         finally:

@@ -64,6 +64,7 @@ class Node:
         self.handlers: tuple[Handler, ...] = (Handler(name=OWN, recursive_read_only=True),)  # as last looked at
         self._stream_server: Server | None = None
         self._sleepers: set[asyncio.Event] = set()
+        self.leaving = False  # streams of events end
 
     @property
     def hosts(self) -> Hosts:
@@ -143,6 +144,11 @@ class Node:
         for event in self._sleepers:
             event.set()
 
+    def leave(self) -> None:
+        """Let those go who only listen. Called in the loop's thread."""
+        self.leaving = True
+        self.wake()
+
     async def begin(
         self, undo: Callable[[T], object], function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
@@ -171,7 +177,7 @@ class Node:
         try:
             return settle.settled(self.engine, container, gone_ok=True)
         except OrlopError as error:
-            log.warning("container %s: %s", container.id[:12], error)
+            log.warning("container %s: %s", container.id[:12], error, extra={"fields": {"container": container.id}})
             return container
 
     def sandboxes(self) -> list[Container]:

@@ -149,5 +149,4 @@ async def _refuse(
         log.exception("%s failed", method.name)
         code, text = grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}"
     call.code, call.message = code.name, text
-    log.debug("%s: %s: %s", method.name, code.name, text)
     await context.abort(code, one_line(text)[:4096])

@@ -27,6 +27,20 @@ def test_devices_are_bound_and_usable(user: User) -> None:
     assert "nosuid,noexec" in user.sh("grep ' /dev/null ' /proc/mounts")
 
 
+def test_sysfs_in_the_hosts_network_is_what_the_host_has(user: User) -> None:
+    """A new one would take rights over the network namespace, and its mounts can't be left out."""
+    spec = user.configure("sh", "-c", "ls -d /sys/class/net; echo x > /sys/kernel/uevent_helper")
+    spec["mounts"] = [
+        {"destination": "/proc", "type": "proc"},
+        {"destination": "/sys", "type": "sysfs", "options": ["ro"]},
+    ]
+    spec["linux"]["namespaces"] = [one for one in spec["linux"]["namespaces"] if one["type"] != "network"]
+    user.write(spec)
+    done = user("run", user.id(), code=1)
+    assert done.stdout == "/sys/class/net\n"
+    assert "Read-only file system" in done.stderr
+
+
 def test_a_life_in_the_users_runtime_directory(user: User) -> None:
     user.configure("sleep", "1000")
     user("create", user.id())

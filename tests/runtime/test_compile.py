@@ -12,6 +12,7 @@ import pytest
 from orlop.cgroups.facts import CgroupHost
 from orlop.runtime import ops
 from orlop.runtime.compile import CreateRequest, ExecRequest, compile_create, compile_exec
+from orlop.runtime.compile_layout import AT_RECURSIVE
 from orlop.runtime.compile_process import capability_sets, ungranted
 from orlop.runtime.default_spec import default_spec
 from orlop.runtime.facts import Host, Limit
@@ -373,6 +374,16 @@ def test_every_step_says_where_it_comes_from() -> None:
     for stage in plan().stages:
         for step in stage.steps:
             assert step.origin, step
+
+
+def test_sysfs_without_a_network_namespace_is_the_hosts() -> None:
+    """With all that is mounted on it where that can't be left out."""
+    mounts = [{"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["ro"]}]
+    changes = {"linux__namespaces": namespaces("user", "mount"), "hostname": "", "mounts": mounts}
+    changes |= {f"linux__{name}": value for name, value in USER.items()}
+    for host, flags in ((HOST, 0), (msgspec.structs.replace(HOST, user_namespace=True), AT_RECURSIVE)):
+        trees = [op for op in all_ops(plan(host=host, **changes), ops.OpenTree) if op.path == "/sys"]
+        assert [op.flags & AT_RECURSIVE for op in trees] == [flags]
 
 
 # --- refusals

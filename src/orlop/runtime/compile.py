@@ -240,6 +240,7 @@ def _context(spec: RuntimeSpec, host: Host, request: CreateRequest) -> _Context:
         own_network="network" in found,
         root=c.root_path or "",
         moved=c.root_path is not None and _attach_point(c) != c.root_path,
+        lesser=host.lesser,
     )
     return msgspec.structs.replace(c, mounts=mounts)
 

@@ -1,8 +1,8 @@
 /* orlop-launch: performs a plan, operation by operation, and decides nothing.
  *
- * fd 0-2: the container's standard streams; 3: the plan; 4: control socket (SOCK_SEQPACKET); 5: with the argument
- * "report" a pipe that gets the child's pid; 6...: inherited descriptors, which fill slots 0, 1, ...  All of them are
- * close-on-exec here, and what else is open is not ours and closed.
+ * fd 0-2: the container's standard streams; 3: the plan, or a socket by which it comes; 4: control socket
+ * (SOCK_SEQPACKET); 5: with the argument "report" a pipe that gets the child's pid; 6...: inherited descriptors, which
+ * fill slots 0, 1, ...  All of them are close-on-exec here, and what else is open is not ours and closed.
  *
  * It runs as root on behalf of a plan that its parent compiled; the plan is trusted, its bytes are not: every length
  * is checked. What is not trusted at all is the container's file system: a path beneath a root is resolved by
@@ -54,6 +54,7 @@ static int pivoted, absent; /* the root is the container's; the operation named 
 static mode_t mask = 022;   /* what the program gets; during set-up it is 0, so that modes are meant as written */
 static char detail[512];
 
+#include "await.h"
 #include "reader.h"
 #include "ops.h"
 
@@ -786,14 +787,13 @@ static void run(const uint8_t *plan, size_t length) {
 int main(int argc, char **argv) {
   struct stat s;
   for (int i = 0; i < SLOTS; i++) slots[i] = -1;
-  control = 4;
-  report = argc > 1 && !strcmp(argv[1], "report") ? 5 : -1;
+  control = 4, report = argc > 1 && !strcmp(argv[1], "report") ? 5 : -1;
   if (report < 0) close(5);
   signal(SIGPIPE, SIG_IGN);
   umask(0);
   /* A process that is about to enter a container must not be open to ptrace from inside; exec makes it dumpable. */
   if (prctl(PR_SET_DUMPABLE, 0)) fail(errno);
-  if (fstat(3, &s)) fail(errno);
+  if (fstat(3, &s) || (S_ISSOCK(s.st_mode) && (await_plan(3, FIRST_INHERITED) || fstat(3, &s)))) fail(errno);
   const uint8_t *plan = s.st_size > 0 ? mmap(NULL, (size_t)s.st_size, PROT_READ, MAP_PRIVATE, 3, 0) : MAP_FAILED;
   if (plan == MAP_FAILED) fail(EBADMSG);
   run(plan, (size_t)s.st_size);

@@ -63,6 +63,7 @@ class Helper:
 @pytest.fixture(scope="session", autouse=True)
 def _program() -> None:
     subprocess.run(["sh", "scripts/build"], cwd=REPOSITORY, check=True, capture_output=True)
+    os.close(launcher.launch_program())  # of which a process keeps one
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import pytest
 
 from orlop.runtime import launch as launcher
 from orlop.runtime.encode import encode
-from orlop.runtime.handshake import FAILED, parse_message
+from orlop.runtime.handshake import FAILED, Handshake, parse_message
 from orlop.runtime.launch import LaunchFailed
 from orlop.runtime.ops import (
     AwaitStart,
@@ -207,6 +207,19 @@ def test_the_helper_runs_from_a_sealed_copy(helper):
     helper.run([Clone(0, -1)], [Sync("look", ()), helper.sh("true")], on_sync=look)
 
 
+def test_the_copy_of_the_helper_is_made_once(monkeypatch):
+    first = launcher.launch_program()
+    monkeypatch.setattr("orlop.runtime.spawn.PROGRAM", "/nonexistent")
+    second = launcher.launch_program()
+    try:
+        assert first != second
+        assert os.path.samestat(os.stat(first), os.stat(second))
+        os.close(first)
+        assert os.pread(second, 4, 0) == b"\x7fELF"
+    finally:
+        os.close(second)
+
+
 def test_the_helper_is_not_dumpable_before_the_program_runs(helper):
     owners = []
 
@@ -296,6 +309,55 @@ def test_a_helper_whose_parent_is_gone_gives_up(helper, tmp_path):
     for process in (pid, child):
         os.waitpid(process, 0)
     assert not (tmp_path / "ran").exists()
+
+
+def begun_without_a_plan() -> tuple[int, socket.socket, socket.socket]:
+    """A helper that waits for its plan: its pid, the socket to give it by, and the control socket."""
+    control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours, place = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    program, stray = launcher.launch_program(), os.open("/dev/null", os.O_RDONLY)
+    with theirs, place:
+        pid = launcher.spawn(program, place.fileno(), theirs.fileno(), (0, 1, 2), (stray,))  # which is nobody's
+    os.close(program)
+    os.close(stray)
+    return pid, ours, control
+
+
+def test_a_plan_may_come_later_with_what_is_inherited(helper, tmp_path):
+    names = [str(tmp_path / f"file{number}") for number in range(7)]
+    inherit = [os.open(name, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC) for name in names]
+    writes = [step for slot in range(7) for step in (Dup(slot, 1), Hook("/bin/echo", ("echo", str(slot)), (), 0, b""))]
+    plan = helper.plan([*writes, helper.sh("! ls -l /proc/self/fd | grep file")])
+    pid, ours, control = begun_without_a_plan()
+    with ours, control:
+        launcher.send_plan(ours, plan, inherit)
+        launcher.follow(control, plan, state=Handshake("cloned", (pid,)))
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    for fd in inherit:
+        os.close(fd)
+    assert [Path(name).read_text() for name in names] == [f"{slot}\n" for slot in range(7)]
+
+
+@pytest.mark.parametrize("how", ["nothing comes", "no descriptors come"])
+def test_a_helper_whose_parent_gives_up_before_there_is_a_plan_ends(how):
+    pid, ours, control = begun_without_a_plan()
+    with control:
+        if how == "no descriptors come":
+            ours.send(b"\0")
+        ours.close()
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
+        assert control.recv(100) == b""
+
+
+def test_a_plan_for_a_helper_that_is_gone_is_nobodys_error_yet(helper):
+    plan = helper.plan([helper.sh("true")])
+    pid, ours, control = begun_without_a_plan()
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    with ours, control:
+        launcher.send_plan(ours, plan)
+        with pytest.raises(Internal, match="ended before the plan did"):
+            launcher.follow(control, plan)
 
 
 def test_a_killed_helper_is_told_apart_from_a_program_that_runs(helper):

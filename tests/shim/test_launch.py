@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from orlop.runtime.launch import LaunchFailed, follow, launch_program, prepare
+from orlop.runtime.launch import LaunchFailed, follow, launch_program, prepare, send_plan
 from orlop.runtime.ops import Chdir, Clone, Ctty, Execve, Op, Prctl, Setsid, Sync
 from orlop.runtime.plan import Plan, Stage, Step
 from orlop.shim import spawn
@@ -163,6 +163,49 @@ def test_caller_that_dies_in_the_handshake_leaves_nothing_running(tmp_path: Path
     while not (tmp_path / "cleaned").exists():
         pass
     assert read_state(tmp_path).reality == "stopped"
+
+
+def children() -> set[str]:
+    """Of this process, those that nobody has waited for among them."""
+    return {pid for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()}
+
+
+def test_the_plan_may_come_while_the_shim_starts(tmp_path: Path, started: list[Shim]) -> None:
+    what, program = plan("echo late"), launch_program()
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+
+        def meanwhile() -> None:
+            theirs.close()
+            send_plan(ours, what)
+
+        control, shim = spawn.start("c", tmp_path, theirs.fileno(), program, connect=True, meanwhile=meanwhile)
+    os.close(program)
+    started.append(shim)
+    assert shim.client is not None
+    shim.client.attach()
+    with control:
+        follow(control, what)
+    assert outcome(shim.client) == (b"late\n", 0)
+
+
+def test_what_fails_meanwhile_leaves_nothing_running(tmp_path: Path, started: list[Shim]) -> None:
+    program, before, own = launch_program(), set(os.listdir("/proc/self/fd")), children()
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+    def meanwhile() -> None:
+        theirs.close()
+        raise KeyboardInterrupt
+
+    on_exit = ["/bin/touch", str(tmp_path / "cleaned")]
+    with ours, theirs, pytest.raises(KeyboardInterrupt):
+        spawn.start("c", tmp_path, theirs.fileno(), program, connect=True, on_exit=on_exit, meanwhile=meanwhile)
+    assert set(os.listdir("/proc/self/fd")) == before
+    os.close(program)
+    while not (tmp_path / "cleaned").exists():
+        pass
+    assert read_state(tmp_path).reality == "stopped"
+    assert children() == own
 
 
 def test_killed_shim_takes_a_pid_namespace_along(tmp_path: Path, started: list[Shim]) -> None:

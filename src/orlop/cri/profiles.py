@@ -11,7 +11,7 @@ import msgspec
 from orlop._stubs.cri import api_pb2 as api
 from orlop.cri import security
 from orlop.engine.config import ContainerConfig
-from orlop.runtime.host import probe_host
+from orlop.runtime.host import security_modules
 from orlop.spec.errors import FailedPrecondition, InvalidArgument, Unimplemented, from_os, os_errors
 
 _LARGEST = 4 << 20  # bytes of a seccomp profile
@@ -29,7 +29,7 @@ def resolved(config: ContainerConfig, mounts: Sequence[api.Mount] = ()) -> Conta
         for option in config.security_opt
     )
     assert config.pod is not None
-    modules = probe_host().security_modules
+    modules = security_modules()
     relabelled = [index for index, mount in enumerate(mounts) if mount.selinux_relabel]
     if relabelled and "selinux" in modules:
         raise Unimplemented(f"config.mounts[{relabelled[0]}].selinux_relabel: relabel the host's files with chcon")

@@ -78,9 +78,14 @@ def _bundle(
     return Bundle(
         spec=spec,
         seccomp=program(seccomp, engine.paths.state / "seccomp") if seccomp is not None else None,
-        networked=own_network(config) and config.network.mode != "none",
+        networked=networked(config),
         log=_log(container, engine.paths.container(container.id)),
     )
+
+
+def networked(config: ContainerConfig) -> bool:
+    """Whether a network interface is to be made for a container, in a namespace of its own."""
+    return own_network(config) and config.network.mode != "none"
 
 
 def image_config(engine: Engine, container: Container) -> ImageConfig:
@@ -122,7 +127,9 @@ def _facts(
     engine: Engine, container: Container, config: ContainerConfig, image: ImageConfig, root: int
 ) -> ContainerFacts:
     kernel, who = os.uname(), identity(config, image, root)
-    shared = {kind: _shared(engine, mode) for kind, mode in _modes(config).items()}
+    modes = _modes(config)
+    found = {mode: _shared(engine, mode) for mode in dict.fromkeys(modes.values())}  # mostly the same container for all
+    shared = {kind: found[mode] for kind, mode in modes.items()}
     network = shared["net"]
     donor = (config.pod.sandbox if config.pod else "") or (network.id if network else container.id)
     home = engine.paths.container(donor)
@@ -140,7 +147,7 @@ def _facts(
         hosts_file=str(home / "hosts"),
         hostname_file=str(home / "hostname"),
         resolv_conf=str(home / "resolv.conf"),
-        shm=_shm(engine, container),
+        shm=_shm(engine, container, shared["ipc"]),
         init_path=INIT_PROGRAM,
         volumes={use.target: str(engine.volumes.path(use.volume)) for use in container.record.volumes},
         network_namespace=_namespace(network, "net"),
@@ -179,8 +186,9 @@ def user_namespace_of(engine: Engine, container: Container) -> str:
     return _namespace(_shared(engine, f"container:{pod.sandbox}"), "user")
 
 
-def _shm(engine: Engine, container: Container) -> str:
+def _shm(engine: Engine, container: Container, donor: Container | None) -> str:
     """What is bound on /dev/shm: a directory of the host that no container can exchange, never a path inside one.
+    `donor` is the container whose IPC namespace is joined.
 
     Empty where the container has a private one. Raises InvalidArgument where another's is asked for that is private.
     """
@@ -189,10 +197,9 @@ def _shm(engine: Engine, container: Container) -> str:
         return "/dev/shm"
     if mode == "shareable":
         return str(shm_directory(engine, container.id))
-    donor = _shared(engine, mode)
     if donor is None:
         return ""
-    path = _shm(engine, donor)
+    path = _shm(engine, donor, _shared(engine, donor.config.ipc_mode))
     if not path:
         raise InvalidArgument(f"container {donor.name}: non-shareable IPC (start it with --ipc shareable)")
     return path

@@ -182,4 +182,4 @@ def _plan(
         terminal=terminal,
         clamp=True,
     )
-    return compile_exec(spec, process, probe_host(), request)
+    return compile_exec(spec, process, probe_host(engine.cgroups), request)

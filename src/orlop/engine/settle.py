@@ -182,10 +182,11 @@ def release(engine: Engine, container: Container) -> Container:
         from orlop.engine import foreign
 
         foreign.delete(engine, container)
-    if container.record.cgroup:
+    own = bool(container.record.cgroup) and not container.record.slice
+    gone = own and cgroups.remove_empty(engine.cgroups, container.record.cgroup)
+    if container.record.cgroup and not gone:
         cgroups.kill(engine.cgroups, container.record.cgroup)
         _await_supervisor(engine, container)
-    if container.record.cgroup:
         groups.remove(engine.cgroups, container.record)
     _unmount_shm(engine, container)
     image_mounts.unmount(engine, container)

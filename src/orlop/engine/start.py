@@ -13,15 +13,15 @@ import msgspec
 
 from orlop.cgroups import apply as cgroups
 from orlop.engine import groups, lifecycle, locks, settle
-from orlop.engine.bundle import Bundle, hosts_text, make_bundle, user_namespace_of
-from orlop.engine.config import NetworkRequest
-from orlop.engine.create import image_of
+from orlop.engine.attaching import Attaching
+from orlop.engine.bundle import Bundle, make_bundle, networked, user_namespace_of
 from orlop.engine.oci.users import on_host
 from orlop.engine.records import Container
 from orlop.engine.steps import reached
 from orlop.runtime.compile import CreateRequest, compile_create
+from orlop.runtime.compile_cgroups import joins_early
 from orlop.runtime.host import probe_host
-from orlop.runtime.launch import Launched, follow, launch_program, prepare
+from orlop.runtime.launch import Launched, follow, launch_program, prepare, send_plan
 from orlop.runtime.plan import Plan
 from orlop.shim.client import ShimClient
 from orlop.shim.spawn import Shim
@@ -79,6 +79,7 @@ def start(
             boot_id=procfs.boot_id(),
             cgroup=place.path,
             slice=place.unit.slice if place.unit is not None else "",
+            networked=networked(container.config),
             error="",
             exit_code=0,
             oom_killed=False,
@@ -110,10 +111,6 @@ def _start(engine: Engine, container: Container, attach: bool, stdin: bool, own:
         reached("start.files")
         if container.config.oci_runtime is not None:
             return _by_another_runtime(engine, container, bundle, root, attach, stdin, own)
-        if not container.record.slice:
-            resources = bundle.spec.linux.resources if bundle.spec.linux else None
-            cgroups.create(engine.cgroups, container.record.cgroup, resources)
-            reached("start.cgroup")
         with _id_mapped(bundle, user) as idmaps:
             return _launch(engine, container, bundle, root, idmaps, attach, stdin, own)
 
@@ -161,17 +158,35 @@ def _launch(
     stdin: bool,
     own: bool,
 ) -> Started:
-    plan = compile_plan(engine, container, bundle, tuple(idmaps))
-    inherit = (root, *idmaps.values())
-    control, shim = _shim(engine, container, bundle, plan, inherit, attach or own)
+    resources = bundle.spec.linux.resources if bundle.spec.linux else None
+    attaching = Attaching(engine, container) if bundle.networked else None
+    plan = Plan(())
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+
+        def meanwhile() -> None:
+            """While shim and helper start, and then while the kernel makes namespaces: the helper waits for its plan,
+            then at Sync("created")."""
+            nonlocal plan
+            theirs.close()
+            plan = compile_plan(engine, container, bundle, tuple(idmaps))
+            group, by_systemd = None, bool(container.record.slice)  # which makes it at Sync("cgroup")
+            if joins_early(plan) and not by_systemd:
+                group = cgroups.make(engine.cgroups, container.record.cgroup, resources)
+            send_plan(ours, plan, (root, *idmaps.values()))
+            if not by_systemd:
+                cgroups.limit(group or cgroups.make(engine.cgroups, container.record.cgroup, resources))
+                reached("start.cgroup")
+            if attaching is not None:
+                attaching.begin()
+
+        control, shim = _shim(engine, container, bundle, theirs.fileno(), attach or own, meanwhile=meanwhile)
     client = shim.client
     try:
         if client is not None and attach:
             client.attach(stdin=stdin)
-        if bundle.networked:
-            _ = engine.networks  # what it imports is there when the kernel has made the namespaces
         with control:
-            launched = _follow(engine, container, plan, control, bundle)
+            launched = _follow(engine, container, plan, control, bundle, attaching)
         reached("start.launched")
         if bundle.spec.hooks is not None:
             from orlop.engine import container_hooks
@@ -188,20 +203,20 @@ def _shim(
     engine: Engine,
     container: Container,
     bundle: Bundle,
-    plan: Plan,
-    inherit: tuple[int, ...],
+    plan: int,
     connect: bool,
     pid_file: str = "",
+    meanwhile: Callable[[], None] | None = None,
 ) -> tuple[socket.socket, Shim]:
-    """The container's supervisor, which has begun to run the plan; the socket on which to follow it."""
-    encoded, program = prepare(plan, inherited=len(inherit)), launch_program()
+    """The container's supervisor, which has begun to run the plan (see `shim.spawn.start`); the socket on which to
+    follow it."""
+    program = launch_program()
     try:
         started = start_shim(
             container.id,
             engine.paths.run(container.id),
-            encoded,
+            plan,
             program,
-            inherit=inherit,
             log=bundle.log,
             tty=container.config.tty,
             console=container.config.tty,
@@ -213,10 +228,10 @@ def _shim(
             pid_file=pid_file,
             oom_events=groups.oom_events(engine.cgroups, container.record),
             tell_senders=bool(container.record.slice),
+            meanwhile=meanwhile,
         )
     finally:
         os.close(program)
-        os.close(encoded)
     reached("start.shim")
     return started
 
@@ -236,7 +251,11 @@ def _by_another_runtime(
     with foreign.console_socket(engine, container) as (console, listener):
         plan = foreign.create_plan(engine, container, runtime, console)
         file = foreign.pid_file(engine, container)
-        control, shim = _shim(engine, container, bundle, plan, (), attach or own, file)
+        encoded = prepare(plan)
+        try:
+            control, shim = _shim(engine, container, bundle, encoded, attach or own, file)
+        finally:
+            os.close(encoded)
         client = shim.client
         try:
             if client is not None and attach:
@@ -249,7 +268,7 @@ def _by_another_runtime(
                 foreign.take_terminal(engine, container, listener)
             if bundle.networked:
                 with socket_in(pid, socket.AF_NETLINK, socket.SOCK_RAW) as netlink:
-                    _on_sync(engine, container, bundle)("created", pid, [netlink.fileno()])
+                    Attaching(engine, container).finish(pid, netlink.fileno())
             foreign.start(engine, container)
             reached("start.launched")
             return Started(container=_running(engine, container, pid), client=client)
@@ -259,10 +278,17 @@ def _by_another_runtime(
             raise
 
 
-def _follow(engine: Engine, container: Container, plan: Plan, control: socket.socket, bundle: Bundle) -> Launched:
+def _follow(
+    engine: Engine,
+    container: Container,
+    plan: Plan,
+    control: socket.socket,
+    bundle: Bundle,
+    attaching: Attaching | None,
+) -> Launched:
     """Follow the handshake. Where the kernel killed the helper for want of memory, the limit is what to speak of."""
     try:
-        return follow(control, plan, _on_sync(engine, container, bundle))
+        return follow(control, plan, _on_sync(engine, container, bundle, attaching))
     except OrlopError as error:
         if container.config.limits.memory and cgroups.oom_kills(engine.cgroups, container.record.cgroup):
             limit = container.config.limits.memory
@@ -290,7 +316,7 @@ def compile_plan(engine: Engine, container: Container, bundle: Bundle, idmaps: t
         parent_death_signal=9,
         clamp=True,
     )
-    return compile_create(bundle.spec, probe_host(), request)
+    return compile_create(bundle.spec, probe_host(engine.cgroups), request)
 
 
 def _stream_owner(bundle: Bundle) -> tuple[int, int] | None:
@@ -305,7 +331,9 @@ def _ranges(mappings: tuple[IDMapping, ...]) -> tuple[tuple[int, int, int], ...]
     return tuple((m.container_id, m.host_id, m.size) for m in mappings)
 
 
-def _on_sync(engine: Engine, container: Container, bundle: Bundle) -> Callable[[str, int, list[int]], None]:
+def _on_sync(
+    engine: Engine, container: Container, bundle: Bundle, attaching: Attaching | None
+) -> Callable[[str, int, list[int]], None]:
     """What this process does at the points where the helper waits: systemd makes a scope around it; the network, once
     its namespace exists; and the terminal, which is one of the container's own and belongs to the shim from then on."""
 
@@ -322,15 +350,8 @@ def _on_sync(engine: Engine, container: Container, bundle: Bundle) -> Callable[[
             from orlop.engine import container_hooks
 
             container_hooks.before(engine, container, bundle.spec, pid)
-        if name != "created" or not bundle.networked:
-            return
-        cancel.check()
-        engine.containers.store.change(container.id, "", networked=True)
-        attachment = engine.networks.attach(container.id, _network_request(engine, container), pid, fds[0])
-        hosts = hosts_text(container.config, container.config.hostname or container.id[:12], attachment)
-        (engine.paths.container(container.id) / "hosts").write_text(hosts)
-        engine.containers.store.change(container.id, "", attachment=attachment)
-        reached("start.network")
+        if name == "created" and attaching is not None:
+            attaching.finish(pid, fds[0])
 
     return act
 
@@ -343,15 +364,6 @@ def _write_maps(bundle: Bundle, pid: int) -> None:
     from orlop.runtime.idmaps import write_maps
 
     write_maps(pid, linux.uid_mappings, linux.gid_mappings, probe_host())
-
-
-def _network_request(engine: Engine, container: Container) -> NetworkRequest:
-    """The request, with the ports that the image exposes where all are to be published."""
-    request = container.config.network
-    if not request.publish_all:
-        return request
-    exposed = image_of(engine, container).config.defaults.exposed_ports or {}
-    return msgspec.structs.replace(request, expose=tuple(dict.fromkeys((*request.expose, *exposed))))
 
 
 def _running(engine: Engine, container: Container, pid: int) -> Container:

@@ -2,9 +2,10 @@
 
 Life of an attachment to a bridge network. Under the store's network lock: (1) one transaction takes addresses and
 ports for the owner; (2) the attachment's record is written to the state directory; (3) the steps of its plan are
-performed. Detaching goes backward: kernel, record, transaction. So whatever the kernel has, a record describes; a
-process that dies between leaves a record, and `detach` with the owner's name alone, at any later time, removes
-everything. Both may be repeated. With a CNI network the plugins stand in for the steps.
+performed, in two halves, since the first needs nothing of the container (`prepare`, `join`). Detaching goes backward:
+kernel, record, transaction. So whatever the kernel has, a record describes; a process that dies between leaves a
+record, and `detach` with the owner's name alone, at any later time, removes everything. Both may be repeated. With a
+CNI network the plugins stand in for the steps.
 
 The bridge of a network and the nftables table exist only while containers use them: they come with the first and go
 with the last. Forwarding (net.ipv4.ip_forward and its IPv6 twin) is switched on at first use and left on, since others
@@ -18,6 +19,8 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from orlop.metadata.database import Database
 from orlop.network import ipam, plan, store
@@ -38,6 +41,14 @@ DEFAULT = store.DEFAULT
 CNI = "cni:"  # before a name: of a conflist, whatever else has the name
 RESERVED = ("none", "host", "default", DEFAULT)
 _LONGEST_NAME = 128
+
+
+class Prepared(msgspec.Struct, frozen=True, kw_only=True):
+    """A place in a bridge network, with the network's own side made: the container's is missing."""
+
+    network: Network
+    attachment: Attachment
+    facts: plan.Facts
 
 
 class Networks:
@@ -71,24 +82,42 @@ class Networks:
         `pid` is a process in the container's network namespace, `netlink_fd` a NETLINK_ROUTE socket made there. On
         failure nothing is left. What an earlier attachment of the same owner left is removed first.
         """
+        if (prepared := self.prepare(owner, request)) is not None:
+            self.join(prepared, pid, netlink_fd)
+            return prepared.attachment
+        return self._attach_cni(owner, _asked(request).removeprefix(CNI), request, pid)
+
+    def prepare(self, owner: str, request: AttachRequest) -> Prepared | None:
+        """The first half of `attach`, for which the container need not be there: `join` is the second. None where it is
+        a CNI network, whose plugins do all at once: `attach` then does."""
         _check_name(owner, "owner")
-        name = DEFAULT if request.mode in ("", "default") else request.mode
+        name = _asked(request)
         self.detach(owner)
         if name.startswith(CNI) or (name != DEFAULT and self._record(name) is None):
-            return self._attach_cni(owner, name.removeprefix(CNI), request, pid)
-        with self._state.lock(), Netlink() as host, Netlink(netlink_fd) as inside:
+            return None
+        with self._state.lock(), Netlink() as host:
             facts = read_facts(host)
             with self._database.transaction() as connection:
                 network = self._load(host, connection, name)
                 attachment = store.reserve(connection, network, self.names, owner, request, facts)
             try:
                 self._state.write(attachment)
-                steps = plan.attach_steps(network, attachment, self.names, pid, facts)
-                Hands(self.names, host, inside, self._nft, self._table).perform(steps)
+                steps = plan.network_steps(network, attachment, self.names, facts)
+                Hands(self.names, host, None, self._nft, self._table).perform(steps)
             except BaseException:
                 self._undo(host, owner, None)
                 raise
-            return attachment
+        return Prepared(network=network, attachment=attachment, facts=facts)
+
+    def join(self, prepared: Prepared, pid: int, netlink_fd: int) -> None:
+        """The second half of `attach`. On failure nothing is left of the first one either."""
+        with self._state.lock(), Netlink() as host, Netlink(netlink_fd) as inside:
+            try:
+                steps = plan.join_steps(prepared.network, prepared.attachment, pid, prepared.facts)
+                Hands(self.names, host, inside, self._nft, self._table).perform(steps)
+            except BaseException:
+                self._undo(host, prepared.attachment.owner, prepared.attachment)
+                raise
 
     def detach(self, owner: str, attachment: Attachment | None = None) -> None:
         """Remove all that `attach` made for this owner; nothing happens if there is nothing. The record of the state
@@ -362,6 +391,10 @@ def _plugins_at_fault() -> Iterator[None]:
         yield
     except (NotFound, InvalidArgument, FailedPrecondition) as error:
         raise Unavailable(str(error)) from error
+
+
+def _asked(request: AttachRequest) -> str:
+    return DEFAULT if request.mode in ("", "default") else request.mode
 
 
 def _check_name(name: str, what: str) -> None:

@@ -237,9 +237,22 @@ def _sysctls(network: Network, family: int, facts: Facts) -> tuple[Step, ...]:
 
 def attach_steps(network: Network, attachment: Attachment, names: Names, pid: int, facts: Facts) -> tuple[Step, ...]:
     """Everything that brings a container into a network, from nothing."""
+    return (
+        *network_steps(network, attachment, names, facts),
+        *join_steps(network, attachment, pid, facts),
+    )
+
+
+def network_steps(network: Network, attachment: Attachment, names: Names, facts: Facts) -> tuple[Step, ...]:
+    """The half of it for which the container's network namespace need not be there."""
+    rules = Rules(network_elements(names, network) + port_elements(names, attachment))
+    return (*_bridge_steps(network, facts), rules)
+
+
+def join_steps(network: Network, attachment: Attachment, pid: int, facts: Facts) -> tuple[Step, ...]:
+    """The other half. `pid` is a process of the container's network namespace."""
     inside = attachment.interface
     return (
-        *_bridge_steps(network, facts),
         MakeVeth(
             attachment.host_device,
             network.device,
@@ -252,7 +265,6 @@ def attach_steps(network: Network, attachment: Attachment, names: Names, pid: in
         *(AddAddress(inside, address, inside=True) for address in attachment.addresses),
         LinkUp(inside, inside=True),
         *(AddRoute(inside, gateway) for gateway in attachment.gateways),
-        Rules(network_elements(names, network) + port_elements(names, attachment)),
         *_forgotten(attachment),
     )
 

@@ -35,8 +35,9 @@ _WHOLE = ["0", "0", "4294967295"]  # the map of the machine's first user namespa
 _NAME_WIDTH = 26  # of the first column
 
 
-def probe_host() -> Host:
-    """The facts, read anew with each call: a fifth of a millisecond. Raises where /proc is not mounted."""
+def probe_host(cgroups: CgroupHost | None = None) -> Host:
+    """The facts, read anew with each call: a fifth of a millisecond, most of it for the mounts, in which control groups
+    are looked for unless the caller knows them. Raises where /proc is not mounted."""
     try:
         return Host(
             kernel=kernel_version(os.uname().release),
@@ -45,8 +46,8 @@ def probe_host() -> Host:
             bounding=bounding_set(),
             **_rights(),  # type: ignore[arg-type]
             last_capability=int(_read("/proc/sys/kernel/cap_last_cap")),
-            cgroups=_control_groups(),
-            security_modules=_security_modules(),
+            cgroups=_control_groups() if cgroups is None else cgroups,
+            security_modules=security_modules(),
             limits=parse_limits(_read(f"/proc/{children().parent}/limits")),
             oom_score_adj=int(_read(f"/proc/{children().parent}/oom_score_adj")),
             resctrl=_resctrl(),
@@ -132,7 +133,7 @@ def _control_groups() -> CgroupHost:
         return CgroupHost(mode="v2", mounts={}, unified="")
 
 
-def _security_modules() -> frozenset[str]:
+def security_modules() -> frozenset[str]:
     """Which modules are there; AppArmor counts only where it is switched on (a kernel may list it and not use it)."""
     try:
         found = set(_read("/sys/kernel/security/lsm").split(","))

@@ -46,6 +46,7 @@ __all__ = [
     "launch",
     "launch_program",
     "prepare",
+    "send_plan",
     "spawn",
 ]
 
@@ -88,6 +89,18 @@ def prepare(plan: Plan, inherited: int = 0) -> int:
     """A sealed file that holds the encoded plan, once it is known that the plan holds together."""
     slots.check(plan, inherited)
     return sealed("orlop-plan", encode(plan, inherited))
+
+
+def send_plan(to: socket.socket, plan: Plan, inherit: Sequence[int] = ()) -> None:
+    """Give a helper its plan, which has been started with the other end of a socket (SOCK_SEQPACKET) in the place of
+    one; `inherit` fill slots 0, 1, ... and stay the caller's. One that is gone shows when it is followed."""
+    encoded = prepare(plan, len(inherit))
+    try:
+        socket.send_fds(to, [b"\0"], [encoded, *inherit])
+    except BrokenPipeError:
+        return
+    finally:
+        os.close(encoded)
 
 
 def launch(

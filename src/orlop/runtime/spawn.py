@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+from _thread import allocate_lock
 from collections.abc import Sequence
 
 from orlop.sys.memfd import sealed
@@ -13,8 +14,25 @@ _FIRST_INHERITED = 6
 _OUT_OF_THE_WAY = 128  # descriptors are first copied above this, so that no dup2 overwrites one that is still needed
 
 
+_copying = allocate_lock()
+_copy = -1  # what every call hands out
+
+
 def launch_program() -> int:
-    """A sealed copy of the helper: a container that finds it through /proc/self/exe can't overwrite it."""
+    """A sealed copy of the helper: a container that finds it through /proc/self/exe can't overwrite it. The caller
+    closes the descriptor.
+
+    The copy is made once in a process. To make it takes half a millisecond, and a daemon goes on with the helper whose
+    operations its code knows, whatever is installed meanwhile.
+    """
+    global _copy
+    with _copying:
+        if _copy < 0:
+            _copy = _sealed_program()
+        return fcntl.fcntl(_copy, fcntl.F_DUPFD_CLOEXEC, _FIRST_INHERITED)
+
+
+def _sealed_program() -> int:
     try:
         with open(PROGRAM, "rb") as file:
             return sealed("orlop-launch", file.read(), executable=True)

@@ -10,13 +10,14 @@ import errno
 import fcntl
 import os
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 
 from orlop.shim.client import ShimClient
-from orlop.spec.errors import Internal, from_os
+from orlop.spec.errors import Internal, OrlopError, from_os
 
 PROGRAM = os.path.join(os.path.dirname(os.path.dirname(__file__)), "_native", "orlop-shim")
 
@@ -61,10 +62,12 @@ def start(
     environment: Mapping[str, str] | None = None,
     pid_file: str = "",
     tell_senders: bool = False,
+    meanwhile: Callable[[], None] | None = None,
 ) -> tuple[socket.socket, Shim]:
     """Start a shim and, through it, the launch helper; the socket on which to follow the helper's handshake.
 
-    `plan` and `launch_program` are sealed memfds; they and `inherit` stay the caller's to close. `tty` is rows and
+    `plan` and `launch_program` are sealed memfds, or `plan` a socket by which the plan comes with what the helper
+    inherits (`launch.send_plan`); they and `inherit` stay the caller's to close. `tty` is rows and
     columns, or True for a size that a client sets later; with `console` the shim makes none of its own but waits for
     the master of one that is made inside the container (`ShimClient.terminal`). `owner` is the host's uid and gid of
     the process: its standard streams belong to it. `oom_events` is the cgroup's memory.events (v2) or
@@ -72,7 +75,9 @@ def start(
     PATH and HOME) unless an owner confirms that it has taken care. `connect` makes the caller the first client and
     owner before anything runs, so that no moment is left in which an early end could go unnoticed. With `pid_file` the
     plan becomes another runtime, which makes the container, writes its first process's number there, and leaves. With
-    `tell_senders` the kernel adds to each message on that socket whose it is (unix(7), SO_PASSCRED).
+    `tell_senders` the kernel adds to each message on that socket whose it is (unix(7), SO_PASSCRED). `meanwhile` is
+    called when the shim is on its way, with descriptors of its own; what it raises is raised here, and the helper gives
+    up.
 
     Raises the kind of error that fits when the shim can't start: FailedPrecondition where one already runs.
     """
@@ -94,6 +99,14 @@ def start(
             pid = _spawn(arguments, descriptors + ([theirs.fileno()] if theirs else []), environment)
         os.close(ready_end)
         ready_end = -1
+        try:
+            if meanwhile is not None:
+                meanwhile()
+        except BaseException:
+            control.close()
+            with suppress(OrlopError):
+                _await_ready(ready, pid, container_id)
+            raise
         shim_pid = _await_ready(ready, pid, container_id)
     except BaseException:
         control.close()

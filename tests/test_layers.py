@@ -84,6 +84,7 @@ PURE = (
     "network.files",
     "cri.streaming.tokens",
     "cri.streaming.backend",
+    "engine.checkpoints.metadata",
     "engine.oci.",
     "engine.users",
     "engine.lifecycle",

@@ -42,6 +42,7 @@ static void start_container(void)
 {
 	int fds[MAX_FDS + FD_INHERITED], inherited = config.launch - FD_INHERITED, pipe_fds[2], null;
 	make_streams(fds);
+	note_streams(fds);
 	if (pipe2(pipe_fds, O_CLOEXEC) < 0)
 		fail("pipe", errno);
 	report = pipe_fds[0];

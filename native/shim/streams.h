@@ -143,3 +143,25 @@ static void make_streams(int stdio[3])
 	make_pipe(&output[0], &stdio[1], 0);
 	make_pipe(&output[1], &stdio[2], 0);
 }
+
+/* Which pipes the container got, as /proc/PID/fd names them, a line for each stream: what else it was given, or has put
+ * in their place since, is none. A checkpoint's pipes are found again by these names. */
+static void note_streams(const int stdio[3])
+{
+	char text[128];
+	size_t n = 0;
+	struct stat st;
+	int fd;
+	for (int i = 0; i < 3; i++) {
+		if (fstat(stdio[i], &st) == 0 && S_ISFIFO(st.st_mode)) {
+			n += put_text(text + n, "pipe:[");
+			n += put_number(text + n, st.st_ino);
+			text[n++] = ']';
+		}
+		text[n++] = '\n';
+	}
+	fd = openat(state_fd, "streams", O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+	if (fd < 0 || write(fd, text, n) != (ssize_t)n)
+		fail("note the streams", errno);
+	shut(&fd);
+}

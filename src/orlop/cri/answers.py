@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
+
+from google.protobuf.message import Message
 
 from orlop._stubs.cri import api_pb2 as api
 from orlop.engine import lifecycle
@@ -24,6 +26,21 @@ _STATES = {
 def pieces(found: Sequence[T], size: int = 500) -> Iterator[Sequence[T]]:
     """What a streaming list sends, so many objects in one message."""
     return (found[start : start + size] for start in range(0, len(found), size))
+
+
+def plain(message: Message) -> dict[str, Any]:
+    """A message as JSON that Go reads into the interface's types: names as they are, numbers as numbers."""
+    return {field.name: _plain(value) for field, value in message.ListFields()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Message):
+        return plain(value)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
+        return [_plain(item) for item in value]
+    return value
 
 
 def nanoseconds(seconds: float) -> int:

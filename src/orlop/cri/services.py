@@ -10,7 +10,20 @@ import grpc
 import grpc.aio
 
 from orlop.cli.text import one_line
-from orlop.cri import containers, events, exec, images, methods, metrics, pods, sessions, stats, status, updates
+from orlop.cri import (
+    checkpoints,
+    containers,
+    events,
+    exec,
+    images,
+    methods,
+    metrics,
+    pods,
+    sessions,
+    stats,
+    status,
+    updates,
+)
 from orlop.cri.calls import Call
 from orlop.cri.flights import time_left
 from orlop.cri.node import Node
@@ -47,6 +60,7 @@ RUNTIME: Mapping[str, Callable[..., Any]] = {
     "ListMetricDescriptors": metrics.descriptors,
     "ListPodSandboxMetrics": metrics.pods,
     "StreamPodSandboxMetrics": metrics.stream,
+    "CheckpointContainer": checkpoints.container,
     "ContainerStats": stats.one,
     "ListContainerStats": stats.list_all,
     "StreamContainerStats": stats.stream,

@@ -313,6 +313,7 @@ def compile_plan(engine: Engine, container: Container, bundle: Bundle, idmaps: t
         cgroup_procs=cgroups.procs_paths(engine.cgroups, groups.wanted(container).path),
         await_cgroup=bool(container.config.cgroup_manager),
         terminal="sync" if container.config.tty else "none",
+        null_streams=() if container.config.open_stdin else (0,),
         parent_death_signal=9,
         clamp=True,
     )

@@ -12,6 +12,7 @@ from orlop.cgroups.facts import Group
 from orlop.cgroups.probe import probe
 from orlop.runtime import compile_external, criu
 from orlop.runtime.compile_mounts import Prepared
+from orlop.runtime.compile_restore import compile_stoppable
 from orlop.runtime.idmaps import with_mappings
 from orlop.runtime.kill import frozen
 from orlop.runtime.namespaces import FLAGS
@@ -28,7 +29,8 @@ LOG = "dump.log"
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
     """How to. `image` and `work` are directories, `parent` one relative to `image`. `ready` is called when the pages
-    that `lazy_pages` leaves behind can be fetched from `page_server`; the checkpoint ends when all have been."""
+    that `lazy_pages` leaves behind can be fetched from `page_server`; the checkpoint ends when all have been. `dumped`
+    is called when all is written and no process has gone on yet; what it raises fails the checkpoint."""
 
     image: str
     work: str = ""
@@ -37,6 +39,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     leave_running: bool = False
     tcp_established: bool = False
     tcp_skip_in_flight: bool = False
+    tcp_close: bool = False
     link_remap: bool = False
     ext_unix_sk: bool = False
     shell_job: bool = False
@@ -46,6 +49,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     page_server: tuple[str, int] | None = None
     cgroups_mode: str = ""
     ready: Callable[[], None] = lambda: None
+    dumped: Callable[[], None] = lambda: None
 
 
 def checkpoint(store: Store, identifier: str, options: Options) -> None:
@@ -54,13 +58,17 @@ def checkpoint(store: Store, identifier: str, options: Options) -> None:
     now = status(record, frozen(record))
     if now not in ("running", "paused"):
         raise FailedPrecondition(f"cannot checkpoint container {identifier}: it is {now}")
-    spec = with_mappings(store.spec(identifier))
+    dump(record, with_mappings(store.spec(identifier)), options)
+
+
+def dump(record: Record, spec: RuntimeSpec, options: Options) -> None:
+    """The same for a container that runs, whoever keeps its record."""
     compile_external.check(spec)
     with (
         criu.directory(options.image, "--image-path", make=True) as image,
         criu.directory(options.work or options.image, "--work-path", make=True) as work,
         _with_parent(options),
-        criu.Criu() as service,
+        criu.Criu(compile_stoppable(criu.program())) as service,
     ):
         _open_to_namespace(image, spec)
         if options.pre_dump or options.parent or options.lazy_pages:
@@ -72,7 +80,7 @@ def checkpoint(store: Store, identifier: str, options: Options) -> None:
         answer = service.request(kind, request, lambda told, fds: _notice(options, told))
     if not answer.success:
         log = criu.log_path(options.work or options.image, LOG, criu.config_file(record.annotations))
-        raise criu.failure(answer, f"cannot checkpoint container {identifier}", log)
+        raise criu.failure(answer, f"cannot checkpoint container {record.id}", log)
 
 
 def _open_to_namespace(image: int, spec: RuntimeSpec) -> None:
@@ -87,6 +95,8 @@ def _open_to_namespace(image: int, spec: RuntimeSpec) -> None:
 def _notice(options: Options, told: messages.Answer) -> None:
     if told.script == "status-ready":
         options.ready()
+    elif told.script == "post-dump":
+        options.dumped()
 
 
 @contextmanager
@@ -120,6 +130,7 @@ def _request(record: Record, spec: RuntimeSpec, options: Options, image: int, wo
         leave_running=options.leave_running,
         tcp_established=options.tcp_established,
         tcp_skip_in_flight=options.tcp_skip_in_flight,
+        tcp_close=options.tcp_close,
         link_remap=options.link_remap,
         ext_unix_sk=options.ext_unix_sk,
         shell_job=options.shell_job,

@@ -56,6 +56,16 @@ def compile_service(program: Program) -> Plan:
     return Plan((Stage("criu", tuple(_service(program))),))
 
 
+def compile_stoppable(program: Program) -> Plan:
+    """As `compile_service`, with SIGXFSZ ignored: a limit to the size of files is then an error of CRIU's writes, and
+    not its death (setrlimit(2)). Shells ignore what they are told to trap with nothing, and hand that on."""
+    (*before, last) = _service(program)
+    assert isinstance(last.op, Execve)
+    script = f'trap "" XFSZ && exec "$0" swrk {SERVICE_FD}'
+    shell = Execve(("/bin/sh",), ("sh", "-c", script, program.path), program.environment)
+    return Plan((Stage("criu", (*before, Step(shell, "criu"))),))
+
+
 def _service(program: Program) -> Iterator[Step]:
     for slot in range(1 + program.more):
         yield Step(Dup(slot, SERVICE_FD + slot), "criu")

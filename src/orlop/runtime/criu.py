@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import select
+import signal
 import socket
 import struct
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +14,16 @@ from orlop.runtime.children import children
 from orlop.runtime.compile_restore import Program, compile_service
 from orlop.runtime.launch import launch
 from orlop.runtime.plan import Plan
-from orlop.spec.errors import ContainerExit, FailedPrecondition, InvalidArgument, NotFound, PermissionDenied, from_os
+from orlop.spec import cancel
+from orlop.spec.errors import (
+    Aborted,
+    ContainerExit,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    PermissionDenied,
+    from_os,
+)
 from orlop.wire import criu as messages
 
 OnNotify = Callable[[messages.Answer, Sequence[int]], None]
@@ -21,6 +32,7 @@ _CONFIGS = ("/etc/criu/orlop.conf", "/etc/criu/runc.conf")
 # what CRIU tries out, logs as an error, and does without: more descriptors, and whether there are tun devices
 _NOISE = ("RLIMIT_NOFILE", "Unable to create tun")
 _LOG_MAX = 16 << 20
+_UNDOING = 30  # seconds that CRIU is given to let go of processes
 
 
 def program(more: int = 0) -> Program:
@@ -76,55 +88,13 @@ def directory(path: str, flag: str, make: bool) -> Iterator[int]:
         os.close(fd)
 
 
-class Criu:
-    """One process of CRIU, at whose end of a connection requests are served.
+class Session:
+    """A connection to CRIU, at whose end requests are served."""
 
-    `plan` starts it with the connection and `more` as its descriptors 3, 4, ... (see `compile_restore`). Standard
-    input and output are ours; what it says on standard error, before it has a log, is kept for its epitaph, unless it
-    gets `stderr`. `directories` are what the plan hands over, and closed at the end.
-    """
-
-    def __init__(self, plan: Plan | None = None, more: Sequence[int] = (), stderr: int | None = None) -> None:
-        self.directories: list[int] = []
-        self._plan = plan or compile_service(program())
-        self._more = more
-        self._stderr = stderr
-        self.pid = 0
-
-    def __enter__(self) -> Criu:
-        self._errors = os.memfd_create("criu")
-        self._connection, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        stderr = self._errors if self._stderr is None else self._stderr
-        try:
-            with theirs:
-                started = launch(
-                    self._plan, stdio=(0, 1, stderr), inherit=(theirs.fileno(), *self._more), on_sync=self._on_sync
-                )
-        except ContainerExit as error:
-            self._close()
-            raise FailedPrecondition(f"cannot run criu: {error}") from None
-        except BaseException:
-            self._close()
-            raise
-        self.pid = started.pid
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._connection.close()  # without anybody to talk with it ends, and undoes what it has not finished
-        try:
-            children().wait(self.pid)
-        except ChildProcessError:
-            pass
-        self._close()
-
-    def _on_sync(self, name: str, pid: int, fds: Sequence[int]) -> None:
-        self.directories += [os.dup(fd) for fd in fds]
-
-    def _close(self) -> None:
-        self._connection.close()
-        for fd in self.directories:
-            os.close(fd)
-        os.close(self._errors)
+    def __init__(self, connection: socket.socket, errors: int) -> None:
+        """`errors`: a file to which CRIU writes what it says before it has a log. Both stay the caller's."""
+        self._connection = connection
+        self._errors = errors
 
     def features(self) -> messages.Features:
         """What it can do here."""
@@ -134,7 +104,7 @@ class Criu:
     def request(self, kind: int, options: messages.Options, on_notify: OnNotify) -> messages.Answer:
         """Have a request served; the last answer, whether good or bad. `on_notify` gets what CRIU tells meanwhile, with
         descriptors that are closed when it returns; what it raises ends CRIU. Raises FailedPrecondition for a CRIU that
-        dies."""
+        dies, and Aborted where nobody waits for it any more."""
         self._send(messages.request(kind, options))
         return self._answer(on_notify)
 
@@ -161,6 +131,7 @@ class Criu:
                     os.close(fd)
 
     def _receive(self) -> tuple[bytes, list[int]]:
+        self._await()
         space = socket.CMSG_SPACE(4 * 4)
         try:
             data, ancillary, flags, _ = self._connection.recvmsg(messages.MOST_BYTES, space, socket.MSG_CMSG_CLOEXEC)
@@ -173,9 +144,87 @@ class Criu:
             raise InvalidArgument("criu: an answer is too long")
         return data, fds
 
+    def _await(self) -> None:
+        """Until there is something to receive. Raises Aborted."""
+        poll = select.poll()
+        poll.register(self._connection, select.POLLIN)
+        while (slice := cancel.patience(None)) is not None and not poll.poll(slice * 1000):
+            cancel.check()
+
     def _died(self) -> str:
         reason = first_error(os.pread(self._errors, 1 << 16, 0).decode("utf-8", "replace"))
         return f"criu ended without an answer{': ' + reason if reason else ''} (see `criu check`)"
+
+
+class Criu(Session):
+    """One process of CRIU, a child of this one, with a connection to it.
+
+    `plan` starts it with the connection and `more` as its descriptors 3, 4, ... (see `compile_restore`). Standard
+    input and output are ours; what it says on standard error, before it has a log, is kept for its epitaph, unless it
+    gets `stderr`. `directories` are what the plan hands over, and closed at the end.
+    """
+
+    def __init__(self, plan: Plan | None = None, more: Sequence[int] = (), stderr: int | None = None) -> None:
+        self.directories: list[int] = []
+        self._plan = plan or compile_service(program())
+        self._more = more
+        self._stderr = stderr
+        self.pid = 0
+
+    def __enter__(self) -> Criu:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        super().__init__(ours, os.memfd_create("criu"))
+        stderr = self._errors if self._stderr is None else self._stderr
+        try:
+            with theirs:
+                started = launch(
+                    self._plan, stdio=(0, 1, stderr), inherit=(theirs.fileno(), *self._more), on_sync=self._on_sync
+                )
+        except ContainerExit as error:
+            self._close()
+            raise FailedPrecondition(f"cannot run criu: {error}") from None
+        except BaseException:
+            self._close()
+            raise
+        self.pid = started.pid
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: object) -> None:
+        self._connection.close()  # without anybody to talk with it ends, and undoes what it has not finished
+        if isinstance(error, Aborted):  # but not before it has something to say
+            self._call_off()
+        try:
+            children().wait(self.pid)
+        except ChildProcessError:
+            pass
+        self._close()
+
+    def _call_off(self) -> None:
+        """End a dump that nobody waits for. Killed, CRIU would leave the processes as it has them then, stopped or with
+        its own code in them. So it may write nothing more, which is an error that it undoes all for (where it was
+        started by `compile_stoppable`)."""
+        import resource
+
+        pidfd = os.pidfd_open(self.pid)
+        try:
+            resource.prlimit(self.pid, resource.RLIMIT_FSIZE, (0, 0))
+            poll = select.poll()
+            poll.register(pidfd, select.POLLIN)
+            if not poll.poll(_UNDOING * 1000):
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        except ProcessLookupError:
+            pass  # it has just ended
+        finally:
+            os.close(pidfd)
+
+    def _on_sync(self, name: str, pid: int, fds: Sequence[int]) -> None:
+        self.directories += [os.dup(fd) for fd in fds]
+
+    def _close(self) -> None:
+        self._connection.close()
+        for fd in self.directories:
+            os.close(fd)
+        os.close(self._errors)
 
 
 def failure(answer: messages.Answer, what: str, log: str) -> FailedPrecondition:

@@ -17,13 +17,19 @@ SLICE = 0.1  # seconds: how long a wait lasts before it asks again
 
 
 class Token:
-    """Cancelled once, by any thread, for good; or by itself, after `seconds`."""
+    """Cancelled once, by any thread, for good; or by itself, after `seconds`, or together with `above`."""
 
-    __slots__ = ("_until", "cancelled")
+    __slots__ = ("_above", "_until", "cancelled")
 
-    def __init__(self, seconds: float | None = None) -> None:
+    def __init__(self, seconds: float | None = None, above: Token | None = None) -> None:
         self.cancelled = False
+        self._above = above
         self._until = None if seconds is None else time.monotonic() + seconds
+
+    @property
+    def late(self) -> bool:
+        """Whether its own time is over."""
+        return self._until is not None and time.monotonic() > self._until
 
     def cancel(self) -> None:
         self.cancelled = True
@@ -32,8 +38,10 @@ class Token:
         """Raises Aborted where nobody wants the work any more."""
         if self.cancelled:
             raise Aborted("the caller has gone")
-        if self._until is not None and time.monotonic() > self._until:
+        if self.late:
             raise Aborted("it took too long")
+        if self._above is not None:
+            self._above.check()
 
 
 _current: ContextVar[Token | None] = ContextVar("orlop-cancel", default=None)

@@ -1,0 +1,192 @@
+"""Checkpoints over gRPC, with the real CRIU: what runs, runs on; an archive is whole, or is not there."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from tests import criu
+
+from orlop._stubs.cri import api_pb2 as api
+
+from .conftest import Client, Daemon, container_config, pod_config, serving, wait_for
+from .test_life import refused
+
+pytestmark = [pytest.mark.root, pytest.mark.peers]
+OWN = api.LinuxContainerConfig(
+    security_context=api.LinuxContainerSecurityContext(namespace_options=api.NamespaceOption(pid=api.CONTAINER))
+)
+COUNTER = "i=0; while true; do i=$((i+1)); echo $i >/tmp/count; sleep 0.02; done"
+
+
+@pytest.fixture(scope="module")
+def daemon() -> Iterator[Daemon]:
+    """A daemon that finds a CRIU which works here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", f"{criu.find()}:{os.environ['PATH']}")
+        with serving() as found:
+            yield found
+
+
+class Pod:
+    """A pod with containers by their names."""
+
+    def __init__(self, client: Client, image: str, directory: Path) -> None:
+        self.client = client
+        self.image = image
+        self.directory = directory
+        self.config = pod_config(log_directory=str(directory))
+        self.id = client.RunPodSandbox(config=self.config).pod_sandbox_id
+
+    def create(self, script: str = COUNTER, name: str = "main", **fields: Any) -> str:
+        fields.setdefault("linux", OWN)
+        config = container_config(self.image, "sh", "-c", script, name=name, log_path=f"{name}.log", **fields)
+        call = self.client.CreateContainer(pod_sandbox_id=self.id, config=config, sandbox_config=self.config, within=60)
+        return str(call.container_id)
+
+    def up(self, script: str = COUNTER, name: str = "main", **fields: Any) -> str:
+        container = self.create(script, name, **fields)
+        self.client.StartContainer(container_id=container, within=60)
+        return container
+
+    def read(self, container: str, path: str = "/tmp/count") -> str:
+        return bytes(self.client.ExecSync(container_id=container, cmd=["cat", path]).stdout).decode()
+
+    def count(self, container: str) -> int:
+        return int(self.read(container) or 0)
+
+    def counts_on(self, container: str, least: int = 0) -> None:
+        wait_for(lambda: self.count(container) > least, "the counter")
+
+
+@pytest.fixture
+def pod(client: Client, busybox: str, tmp_path: Path) -> Iterator[Pod]:
+    made = Pod(client, busybox, tmp_path)
+    yield made
+    client.RemovePodSandbox(pod_sandbox_id=made.id)
+
+
+def members(archive: Path) -> dict[str, bytes]:
+    with tarfile.open(archive) as tar:
+        return {member.name: file.read() if (file := tar.extractfile(member)) is not None else b"" for member in tar}
+
+
+def criu_runs() -> bool:
+    return any(b"swrk" in path.read_bytes().split(b"\0") for path in cmdlines())
+
+
+def cmdlines() -> Iterator[Path]:
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            path.read_bytes()
+        except OSError:
+            continue
+        yield path
+
+
+def left_of(daemon: Daemon, container: str) -> set[str]:
+    return {path.name for path in (daemon.root / "containers" / container).iterdir()} & {"dump", "stats-dump"}
+
+
+def test_a_checkpoint_is_the_archive_that_others_read_and_the_container_runs_on(
+    daemon: Daemon, client: Client, pod: Pod, tmp_path: Path
+) -> None:
+    container = pod.up(f"echo hello; echo there >/dev/shm/mine; rm /etc/group; {COUNTER}", labels={"a": "b"})
+    pod.counts_on(container, 5)
+    pid = pod.read(container, "/proc/1/stat").split()[21]
+    location = tmp_path / "checkpoint.tar"
+    client.CheckpointContainer(container_id=container, location=str(location))
+    reached = pod.count(container)
+    pod.counts_on(container, reached)
+    assert pod.read(container, "/proc/1/stat").split()[21] == pid
+    assert location.stat().st_mode & 0o777 == 0o600
+    found = members(location)
+    assert {"config.dump", "spec.dump", "status.dump", "dump.log", "stats-dump", "container.log"} <= found.keys()
+    assert {"checkpoint/inventory.img", "checkpoint/pstree.img", "checkpoint/descriptors.json"} <= found.keys()
+    assert found["container.log"].endswith(b"stdout F hello\n")
+    config, status = json.loads(found["config.dump"]), json.loads(found["status.dump"])
+    assert config["id"] == status["id"] == container
+    assert config["rootfsImage"] == pod.image
+    assert config["rootfsImageName"].endswith("/lab/busybox:1")
+    assert (status["metadata"]["name"], status["labels"]) == ("main", {"a": "b"})
+    assert isinstance(status["started_at"], int)
+    spec = json.loads(found["spec.dump"])
+    assert spec["annotations"]["io.kubernetes.cri.container-name"] == "main"
+    assert json.loads(found["deleted.files"]) == ["/etc/group"]
+    with tarfile.open(fileobj=io.BytesIO(found["rootfs-diff.tar"])) as layer:
+        names = layer.getnames()
+        count = layer.extractfile("tmp/count")
+        assert count is not None
+        assert int(count.read()) <= reached
+    assert "etc/.wh.group" in names
+    with tarfile.open(fileobj=io.BytesIO(found["devshm-checkpoint.tar"])) as shared:
+        assert shared.getnames() == ["mine"]
+    assert not left_of(daemon, container)
+
+
+def test_what_can_be_no_checkpoint_is_refused_and_leaves_no_file(client: Client, pod: Pod, tmp_path: Path) -> None:
+    container = pod.create()
+    location = str(tmp_path / "checkpoint.tar")
+
+    def attempt(code: grpc.StatusCode, **fields: Any) -> str:
+        wanted = {"container_id": container, "location": location} | fields
+        return refused(lambda: client.CheckpointContainer(**wanted), code)
+
+    assert "created" in attempt(grpc.StatusCode.FAILED_PRECONDITION)
+    client.StartContainer(container_id=container)
+    pod.counts_on(container)
+    assert "container_id" in attempt(grpc.StatusCode.INVALID_ARGUMENT, container_id="")
+    attempt(grpc.StatusCode.NOT_FOUND, container_id="nobody")
+    attempt(grpc.StatusCode.NOT_FOUND, container_id=pod.id)
+    for wrong in ("", "checkpoint.tar", "/tmp/", "a\nb"):
+        assert "location" in attempt(grpc.StatusCode.INVALID_ARGUMENT, location=wrong)
+    attempt(grpc.StatusCode.NOT_FOUND, location=str(tmp_path / "missing/checkpoint.tar"))
+    assert "timeout" in attempt(grpc.StatusCode.INVALID_ARGUMENT, timeout=-1)
+    Path(location).write_text("somebody's")
+    attempt(grpc.StatusCode.ALREADY_EXISTS)
+    assert Path(location).read_text() == "somebody's"
+    os.unlink(location)
+    client.StopContainer(container_id=container, timeout=0)
+    assert "exited" in attempt(grpc.StatusCode.FAILED_PRECONDITION)
+    assert [path.name for path in tmp_path.iterdir() if path.suffix != ".log"] == []
+
+
+def test_the_reason_that_criu_has_is_told_and_the_container_runs_on(client: Client, pod: Pod, tmp_path: Path) -> None:
+    """A deleted file that is open is put among the images up to a size, and no further."""
+    gone = "dd if=/dev/zero of=/tmp/gone bs=1M count=2 2>/dev/null; exec 7</tmp/gone; rm /tmp/gone"
+    container = pod.up(f"{gone}; {COUNTER}")
+    pod.counts_on(container)
+    location = tmp_path / "checkpoint.tar"
+    call = lambda: client.CheckpointContainer(container_id=container, location=str(location))  # noqa: E731
+    text = refused(call, grpc.StatusCode.FAILED_PRECONDITION)
+    assert "ghost file" in text
+    assert Path(text.partition("(more in ")[2].removesuffix(")")).is_file()
+    assert not location.exists()
+    pod.counts_on(container, pod.count(container))
+
+
+@pytest.mark.parametrize("within", [0.12, 0.2, 0.3, 0.45])
+def test_a_checkpoint_that_nobody_waits_for_any_more_is_called_off(
+    client: Client, pod: Pod, tmp_path: Path, within: float
+) -> None:
+    """CRIU is killed, wherever it is: what it has stopped runs on."""
+    container = pod.up(f"dd if=/dev/urandom of=/dev/shm/much bs=1M count=100 2>/dev/null; {COUNTER}")
+    pod.counts_on(container)
+    location = tmp_path / "checkpoint.tar"
+    refused(
+        lambda: client.CheckpointContainer(container_id=container, location=str(location), within=within),
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+    )
+    pod.counts_on(container, pod.count(container))
+    wait_for(lambda: not criu_runs(), "criu to be gone")
+    pod.counts_on(container, pod.count(container))
+    assert not location.exists()
+    client.CheckpointContainer(container_id=container, location=str(location))
+    pod.counts_on(container, pod.count(container))

@@ -58,8 +58,6 @@ def test_wrong_ports_are_refused(text: str, says: str) -> None:
 
 
 def test_what_is_not_there_yet_is_named() -> None:
-    with pytest.raises(Unimplemented, match="sctp"):
-        parse_publish("80/sctp")
     with pytest.raises(Unimplemented, match="range of host ports"):
         parse_publish("8000-8010:80")
 

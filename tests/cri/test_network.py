@@ -17,7 +17,7 @@ from orlop.cri.network import Choice, choose
 from orlop.cri.network_request import INGRESS, bandwidth, network_request, ports, quantity
 from orlop.engine.config import PodName
 from orlop.network import cni
-from orlop.spec.errors import InvalidArgument, OrlopError, Unimplemented
+from orlop.spec.errors import InvalidArgument, OrlopError
 
 from .conftest import Client, Daemon, pod_config, serving, wait_for
 from .test_life import refused
@@ -104,8 +104,7 @@ def test_host_ports() -> None:
     fine = api.PortMapping(container_port=80, host_port=8080, protocol=api.UDP, host_ip="127.0.0.1")
     (found,) = ports([api.PortMapping(container_port=1), fine])
     assert (found.protocol, found.host_port, found.container_port, found.host_address) == ("udp", 8080, 80, "127.0.0.1")
-    with pytest.raises(Unimplemented, match=r"port_mappings\[0\].protocol: host ports of SCTP are not supported"):
-        ports([api.PortMapping(container_port=80, host_port=80, protocol=api.SCTP)])
+    assert ports([api.PortMapping(container_port=80, host_port=80, protocol=api.SCTP)])[0].protocol == "sctp"
     for wrong, text in (
         (api.PortMapping(container_port=80, host_port=80, protocol=7), "protocol: 7 is none of"),  # type: ignore[arg-type]
         (api.PortMapping(container_port=80, host_port=-1), "host_port: -1 is not in 1 to 65535"),
@@ -418,9 +417,6 @@ def test_what_keeps_the_network_from_being_ready(node: Daemon, calls: Client) ->
 
 @pytest.mark.root
 def test_wrong_requests_of_the_network(calls: Client) -> None:
-    sctp = pod_config(port_mappings=[api.PortMapping(container_port=80, host_port=80, protocol=api.SCTP)])
-    text = refused(lambda: calls.RunPodSandbox(config=sctp), grpc.StatusCode.UNIMPLEMENTED)
-    assert "config.port_mappings[0].protocol: host ports of SCTP" in text
     odd = pod_config(annotations={INGRESS: "fast"})
     text = refused(lambda: calls.RunPodSandbox(config=odd), grpc.StatusCode.INVALID_ARGUMENT)
     assert f"annotation {INGRESS}: 'fast' is no quantity" in text

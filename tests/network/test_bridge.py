@@ -99,6 +99,22 @@ def test_published_port_answers_on_ipv6(host: Host, protocol: str) -> None:
     assert "refused" in host.fetch(protocol, "::1", 8080)
 
 
+def test_associations_of_sctp_reach_a_published_port(host: Host) -> None:
+    """One of the host's own, from elsewhere and from a neighbouring container, with the ports translated."""
+    networks, web, other, next_one = host.networks(), host.box(), host.box(), host.box()
+    attachment = attach(networks, web, ports=publish("8080:80/sctp"))
+    attach(networks, other, "other")
+    for family, address, gateway in ((4, host.address, "10.88.0.1"), (6, host.address6, attachment.gateways[1])):
+        web.serve("sctp", 80, family)
+        assert host.neighbour.fetch("sctp", address, 8080, 5000) == f"hello {address[:-1]}2"
+        assert other.fetch("sctp", address, 8080, 5001) == f"hello {gateway}"
+    assert other.fetch("sctp", "10.88.0.2", 80, 5002) == "hello 10.88.0.3"
+    networks.detach("web")
+    attach(networks, next_one, "next", ports=publish("8080:80/sctp"))
+    next_one.serve("sctp", 80)
+    assert host.neighbour.fetch("sctp", host.address, 8080, 5000) == "hello 192.0.2.2"
+
+
 def test_udp_client_meets_the_container_that_is_there_now(host: Host) -> None:
     networks, first, second = host.networks(), host.box(), host.box()
     for family, address in ((4, host.address), (6, host.address6)):

@@ -217,7 +217,19 @@ def test_refuses_bindings_that_are_none(binding: PortBinding, kind: type[OrlopEr
         ipam.expand((binding,), False, ())
 
 
-@pytest.mark.parametrize("entry", ["", "x", "80/", "0/tcp", "70000", "9-8", "²", "80/sctp", "1" * 5000])
+def test_sctp_needs_one_that_tracks_it(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ipam, "_CONNTRACK", str(tmp_path))
+    binding = PortBinding(container_port=80, host_port=8080, protocol="sctp")
+    with pytest.raises(Unimplemented, match=r"listen sctp4 0\.0\.0\.0:8080: bind: this kernel does not track sctp"):
+        publish(database, "web", binding, probe=ipam.probe)
+    (tmp_path / "nf_conntrack_sctp_timeout_established").touch()
+    assert publish(database, "web", binding, probe=ipam.probe) == [8080]
+    with pytest.raises(FailedPrecondition, match="already allocated"):
+        publish(database, "two", binding, probe=ipam.probe)
+    publish(database, "two", PortBinding(container_port=80, host_port=8080, protocol="tcp"))
+
+
+@pytest.mark.parametrize("entry", ["", "x", "80/", "0/tcp", "70000", "9-8", "²", "80/dccp", "1" * 5000])
 def test_exposed_ports_that_are_none(entry: str) -> None:
     if entry == "80/":
         assert ipam.expand((), True, (entry,))[0] == PublishedPort(

@@ -10,9 +10,9 @@ from orlop.wire import conntrack as ct
 from orlop.wire import rtnetlink as rt
 
 
-@given(st.integers(1, 65535))
-def test_request_names_the_port(port: int) -> None:
-    (message,) = rt.messages(rt.encode([ct.flows_to(rt.AF_INET, ct.UDP, port)], 1))
+@given(st.integers(1, 65535), st.sampled_from(sorted(ct.PROTOCOLS.values())))
+def test_request_names_the_port(port: int, protocol: int) -> None:
+    (message,) = rt.messages(rt.encode([ct.flows_to(rt.AF_INET, protocol, port)], 1))
     assert ct.flow_of(message).port == port
 
 

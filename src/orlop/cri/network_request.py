@@ -9,11 +9,11 @@ from typing import Any
 
 from orlop._stubs.cri import api_pb2 as api
 from orlop.engine.config import NetworkRequest, PodName, PortBinding
-from orlop.spec.errors import InvalidArgument, Unimplemented
+from orlop.spec.errors import InvalidArgument
 
 INGRESS, EGRESS = "kubernetes.io/ingress-bandwidth", "kubernetes.io/egress-bandwidth"
 POD_ANNOTATIONS = "io.kubernetes.cri.pod-annotations"
-_PROTOCOLS = {api.TCP: "tcp", api.UDP: "udp"}
+_PROTOCOLS = {api.TCP: "tcp", api.UDP: "udp", api.SCTP: "sctp"}
 _NO_BURST_LIMIT = (1 << 32) - 1  # bits: the most that the bandwidth plugin takes
 _LEAST, _MOST = 1000, 10**15  # bits a second, as kubelet has them
 _BINARY = {f"{letter}i": 1 << 10 * power for power, letter in enumerate("KMGTPE", 1)}
@@ -44,8 +44,6 @@ def ports(mappings: Iterable[api.PortMapping]) -> tuple[PortBinding, ...]:
         where = f"config.port_mappings[{index}]"
         if not mapping.host_port:
             continue
-        if mapping.protocol == api.SCTP:
-            raise Unimplemented(f"{where}.protocol: host ports of SCTP are not supported")
         if mapping.protocol not in _PROTOCOLS:
             raise InvalidArgument(f"{where}.protocol: {mapping.protocol} is none of TCP, UDP and SCTP")
         for port, what in ((mapping.host_port, "host_port"), (mapping.container_port, "container_port")):

@@ -42,7 +42,7 @@ class PortBinding(_Config, frozen=True, kw_only=True):
     """A published port. `host_port` 0 asks for a free one; `host_address` "" means every address, of both families."""
 
     container_port: int
-    protocol: str = "tcp"  # tcp, udp
+    protocol: str = "tcp"  # tcp, udp, sctp
     host_port: int = 0
     host_address: str = ""
 

@@ -199,7 +199,7 @@ def forget_flows(host: Netlink, step: ForgetFlows) -> None:
     wanted = local & {ip_address(step.address).packed} if step.address else local
     with Netlink(protocol=NETLINK_NETFILTER) as tracker:
         for family in (rt.AF_INET, rt.AF_INET6):
-            answers = tracker.dump(conntrack.flows_to(family, conntrack.UDP, step.port))
+            answers = tracker.dump(conntrack.flows_to(family, conntrack.PROTOCOLS[step.protocol], step.port))
             flows = [flow for flow in map(conntrack.flow_of, answers) if flow.destination in wanted]
             for outcome in tracker.outcomes([conntrack.forget(flow) for flow in flows]):
                 if outcome.errno not in (0, errno.ENOENT):  # it may have run out by itself

@@ -5,6 +5,7 @@ work inside a transaction of the caller's, so that nothing is ever given out twi
 from __future__ import annotations
 
 import errno
+import os
 import socket
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -28,7 +29,13 @@ AnyNetwork = IPv4Network | IPv6Network
 AnyAddress = IPv4Address | IPv6Address
 
 EPHEMERAL = range(32768, 61000)  # where a host port is looked for when none is named: Docker's, and Linux', range
-PROTOCOLS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
+# type and number of a socket of each
+PROTOCOLS = {
+    "tcp": (socket.SOCK_STREAM, 0),
+    "udp": (socket.SOCK_DGRAM, 0),
+    "sctp": (socket.SOCK_STREAM, socket.IPPROTO_SCTP),
+}
+_CONNTRACK = "/proc/sys/net/netfilter"
 
 
 # ranges
@@ -194,7 +201,7 @@ def _exposed(entry: str) -> Iterator[tuple[str, int]]:
 
 def _checked(protocol: str, address: str, host_port: int, container_port: int) -> PublishedPort:
     if protocol not in PROTOCOLS:
-        raise InvalidArgument(f"port {container_port}/{protocol[:16]}: protocol must be tcp or udp")
+        raise InvalidArgument(f"port {container_port}/{protocol[:16]}: protocol must be tcp, udp or sctp")
     if not (1 <= container_port <= 65535 and 0 <= host_port <= 65535):
         raise OutOfRange(f"port {host_port}:{container_port}: not in 1 to 65535")
     try:
@@ -270,6 +277,8 @@ def _must_be_free(
 def _refused(error: OSError, what: str) -> OrlopError:
     if error.errno == errno.EADDRINUSE:
         return FailedPrecondition(f"{what}: address already in use")
+    if error.errno == errno.EPROTONOSUPPORT:
+        return Unimplemented(f"{what}: {error.strerror}")
     return (
         InvalidArgument(f"{what}: cannot assign requested address")
         if error.errno == errno.EADDRNOTAVAIL
@@ -289,8 +298,13 @@ def _ephemeral(binding: PublishedPort, places: tuple[str, ...], taken: set[tuple
 def probe(protocol: str, address: str, port: int) -> OSError | None:
     """Why a port of the host cannot be had (somebody listens there), or None. A host without IPv6 has room there."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    kind, number = PROTOCOLS[protocol]
+    if protocol == "sctp" and (error := _sctp_obstacle()) is not None:
+        return error
+    if protocol == "sctp" and not _host_has_sctp():
+        return None
     try:
-        with socket.socket(family, PROTOCOLS[protocol] | socket.SOCK_CLOEXEC) as attempt:
+        with socket.socket(family, kind | socket.SOCK_CLOEXEC, number) as attempt:
             if family == socket.AF_INET6:
                 attempt.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             if protocol == "tcp":  # what is left of closed connections does not matter; listeners still do
@@ -300,3 +314,20 @@ def probe(protocol: str, address: str, port: int) -> OSError | None:
         missing = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL) if address == "::" else (errno.EAFNOSUPPORT,)
         return None if error.errno in missing else error
     return None
+
+
+def _sctp_obstacle() -> OSError | None:
+    """A kernel that does not track SCTP would let every packet pass untranslated (CONFIG_NF_CT_PROTO_SCTP)."""
+    if os.path.isdir(_CONNTRACK) and not os.path.exists(f"{_CONNTRACK}/nf_conntrack_sctp_timeout_established"):
+        return OSError(errno.EPROTONOSUPPORT, "this kernel does not track sctp, which publishing takes")
+    return None
+
+
+def _host_has_sctp() -> bool:
+    """Whether somebody may listen here. A socket of ours would have the kernel load its module, which many hosts keep
+    out; packets are translated without it."""
+    try:
+        with open("/proc/net/protocols", encoding="ascii", errors="replace") as file:
+            return any(line.startswith("SCTP") for line in file)
+    except FileNotFoundError:
+        return False

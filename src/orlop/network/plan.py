@@ -120,14 +120,16 @@ class DropLink(_Step, frozen=True):
 
 
 class ForgetFlows(_Step, frozen=True):
-    """What the kernel remembers of UDP flows to a port of the host's own. A client that goes on with the same port
-    would else be sent to where the flow led before. (TCP begins anew by itself.) `address` "" is any of the host's."""
+    """What the kernel remembers of UDP flows to a port of the host's own, or of SCTP associations. A client that goes
+    on with the same port would else be sent to where the flow led before. (TCP begins anew by itself.) `address` "" is
+    any of the host's."""
 
     address: str
     port: int
+    protocol: str = "udp"
 
     def __str__(self) -> str:
-        return f"host: forget udp flows to {self.address or '*'} port {self.port}"
+        return f"host: forget {self.protocol} flows to {self.address or '*'} port {self.port}"
 
 
 Step = ForgetFlows | MakeBridge | MakeVeth | AddAddress | LinkUp | AddRoute | Sysctl | Rules | DropLink
@@ -271,8 +273,9 @@ def join_steps(network: Network, attachment: Attachment, pid: int, facts: Facts)
 
 def _forgotten(attachment: Attachment) -> Iterator[Step]:
     for port in attachment.ports:
-        if port.protocol == "udp":
-            yield ForgetFlows("" if port.host_address in EVERYWHERE else port.host_address, port.host_port)
+        if port.protocol != "tcp":
+            address = "" if port.host_address in EVERYWHERE else port.host_address
+            yield ForgetFlows(address, port.host_port, port.protocol)
 
 
 def detach_steps(

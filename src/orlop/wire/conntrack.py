@@ -20,7 +20,7 @@ _DESTINATION4, _DESTINATION6 = 2, 4
 _NUMBER, _DESTINATION_PORT = 1, 3
 _FILTER_ORIGINAL = 1
 _BY_NUMBER, _BY_DESTINATION_PORT = 1 << 3, 1 << 5  # CTA_FILTER_F_*
-UDP = 17
+PROTOCOLS = {"udp": 17, "sctp": 132}  # of IP
 
 _BODY = struct.Struct("=BBH")  # family, version, resource
 _PORT = struct.Struct(">H")

@@ -28,8 +28,8 @@ def main(options: Options, context: Context) -> int:
                 print(f"{port.container_port}/{port.protocol} -> {text}")
         return 0
     number, _, protocol = wanted[0].partition("/")
-    if not number.isdigit() or protocol not in ("", "tcp", "udp"):
-        raise InvalidArgument(f"invalid port {wanted[0][:40]!r}: want a number, and /tcp or /udp")
+    if not number.isdigit() or protocol not in ("", "tcp", "udp", "sctp"):
+        raise InvalidArgument(f"invalid port {wanted[0][:40]!r}: want a number, and /tcp, /udp or /sctp")
     found = [p for p in ports if p.container_port == int(number) and p.protocol == (protocol or "tcp")]
     if not found:
         raise NotFound(f"no public port '{number}/{protocol or 'tcp'}' published for {name}")

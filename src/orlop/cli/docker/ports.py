@@ -12,9 +12,7 @@ def parse_publish(text: str) -> list[PortBinding]:
     """The bindings of one `-p`: `80`, `8080:80`, `127.0.0.1:8080:80/udp`, `[::1]::80`, `8000-8010:80-90`."""
     body, slash, protocol = text.partition("/")
     protocol = protocol.lower() if slash else "tcp"
-    if protocol == "sctp":
-        raise Unimplemented(f"publish {text[:80]!r}: protocol sctp is not supported yet")
-    if protocol not in ("tcp", "udp"):
+    if protocol not in ("tcp", "udp", "sctp"):
         raise InvalidArgument(f"invalid proto: {protocol[:20]}")
     address, host, container = _split(body, text)
     inside = _range(container, text)

@@ -18,6 +18,7 @@ from orlop.spec.signals import parse_signal
 NAME = r"/?[a-zA-Z0-9][a-zA-Z0-9_.-]+"
 _HOSTNAME = r"[a-zA-Z0-9_]([a-zA-Z0-9_.-]{0,62}[a-zA-Z0-9_])?"
 _CONTROL = frozenset(map(chr, (*range(32), 127)))
+PROTOCOLS = ("tcp", "udp", "sctp")  # whose ports can be published
 _RESTART = ("no", "always", "on-failure", "unless-stopped")
 
 # field: (the modes it may have besides container:<id>, whether container:<id> is one)
@@ -119,7 +120,7 @@ def _conflict(present: bool, what: str) -> None:
 def _check_ports(config: ContainerConfig) -> None:
     seen: set[tuple[str, int, str]] = set()
     for port in config.network.ports:
-        if port.protocol not in ("tcp", "udp"):
+        if port.protocol not in PROTOCOLS:
             raise InvalidArgument(f"invalid proto: {port.protocol[:32]}")
         if not 1 <= port.container_port <= 65535:
             raise InvalidArgument(f"invalid containerPort: {port.container_port}")
@@ -134,7 +135,7 @@ def _check_ports(config: ContainerConfig) -> None:
         parts = number.split("-")
         if len(parts) > 2 or not all(p.isascii() and p.isdigit() and 1 <= int(p[:6]) <= 65535 for p in parts):
             raise InvalidArgument(f"invalid range format for --expose: {entry[:32]}")
-        if protocol not in ("", "tcp", "udp"):
+        if protocol not in ("", *PROTOCOLS):
             raise InvalidArgument(f"invalid proto: {protocol[:32]}")
 
 

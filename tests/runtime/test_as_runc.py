@@ -78,6 +78,20 @@ def test_help_and_version_have_the_lines_that_are_looked_for(lab: Lab) -> None: 
     assert {line.split()[0] for line in version[1:-1]} - {"commit:"} == {"spec:"}
 
 
+def test_features_names_the_annotations_that_change_what_is_done(lab: Lab) -> None:  # noqa: F811
+    named = json.loads(lab("features").stdout)["potentiallyUnsafeConfigAnnotations"]
+    assert {"org.criu.config", "org.systemd.property.", "run.oci.hooks.stdout"} <= set(named)
+
+
+def test_the_state_directory_has_the_file_that_crun_has(lab: Lab) -> None:  # noqa: F811
+    identifier = lab.up()
+    found, state = json.loads((lab.root / identifier / "status").read_text()), lab.state()
+    assert (found["pid"], found["bundle"]) == (state["pid"], state["bundle"])
+    assert found["rootfs"] == str(lab.rootfs)
+    assert found["cgroup-path"].endswith(identifier)
+    assert json.loads(found["external_descriptors"])[0] == "/dev/null"
+
+
 # --- exit codes and signals
 
 

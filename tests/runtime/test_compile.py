@@ -392,6 +392,7 @@ _BIND = {"destination": "/x", "source": "/y"}
 _CPU = {"type": "RLIMIT_CPU", "soft": 1, "hard": 1}
 _NO_NET = namespaces("mount", "uts")
 _PAGES = {"pageSize": "64kB", "limit": 1}
+_ON_HOST = {"linux__namespaces": namespaces("uts"), "linux__rootfsPropagation": "private"}
 WRONG: list[tuple[dict[str, Any], type[OrlopError], str]] = [
     ({"ociVersion": "abc"}, InvalidArgument, "ociVersion: "),
     ({"ociVersion": "2.0.0"}, Unimplemented, "ociVersion: "),
@@ -424,7 +425,7 @@ WRONG: list[tuple[dict[str, Any], type[OrlopError], str]] = [
     ({"linux__namespaces": namespaces("pid", "pid")}, InvalidArgument, "linux.namespaces[1].type: "),
     ({"linux__namespaces": namespaces("mount", pid="x")}, InvalidArgument, "linux.namespaces[1].path: "),
     ({"linux__namespaces": namespaces("mount")}, InvalidArgument, "hostname: "),
-    ({"linux__namespaces": namespaces("uts")}, InvalidArgument, "mounts: "),
+    (_ON_HOST, InvalidArgument, "linux.rootfsPropagation: "),
     ({"linux__namespaces": namespaces("mount", "uts", "user")}, InvalidArgument, "linux.uidMappings: "),
     ({"linux__uidMappings": USER["uidMappings"]}, InvalidArgument, "linux.uidMappings: "),
     ({"linux__timeOffsets": {"monotonic": {"secs": 1}}}, InvalidArgument, "linux.timeOffsets: "),

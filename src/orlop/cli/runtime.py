@@ -216,6 +216,7 @@ def _page(name: str, usage: str, syntax: Syntax) -> str:
 def _version() -> str:
     from importlib.metadata import PackageNotFoundError, version
 
+    from orlop.runtime.criu import installed
     from orlop.spec.runtime import VERSION
 
     try:
@@ -223,7 +224,7 @@ def _version() -> str:
     except PackageNotFoundError:
         own = "unknown"
     commit = "".join(f"commit: {name}\n" for name in (_commit(),) if name)
-    return f"{_called} version {own}\n{commit}spec: {VERSION}\n{FEATURES}"
+    return f"{_called} version {own}\n{commit}spec: {VERSION}\n{FEATURES}{' +CRIU' if installed() else ''}"
 
 
 def _commit() -> str:

@@ -8,6 +8,7 @@ HOOKS_STDOUT, HOOKS_STDERR = "run.oci.hooks.stdout", "run.oci.hooks.stderr"
 KEEP_GROUPS = "run.oci.keep_original_groups"
 # With "1" a system call that is not known here is an error, where the specification has it passed over
 SECCOMP_UNKNOWN = "run.oci.seccomp_fail_unknown_syscall"
+ALL = (HOOKS_STDOUT, HOOKS_STDERR, KEEP_GROUPS, SECCOMP_UNKNOWN)
 
 
 def is_set(annotations: dict[str, str], name: str) -> bool:

@@ -190,6 +190,11 @@ class _Context(msgspec.Struct, frozen=True):
         return "mount" in self.namespaces
 
     @property
+    def mounts_on_host(self) -> bool:
+        """Whether its mounts are made in the host's mount namespace, in a copy of the root that lies over the root."""
+        return bool(compile_checks.mounts_on_host(self.spec)) and self.root_path is not None
+
+    @property
     def root_path(self) -> str | None:
         """Where the root is to be copied from, unless it was handed in."""
         if self.request.rootfs_slot is not None:
@@ -277,7 +282,7 @@ def _birthplace(c: _Context) -> tuple[Step, ...]:
 
 
 def _trees(c: _Context) -> Iterator[Step]:
-    if not c.own_mounts:
+    if not (c.own_mounts or c.mounts_on_host):
         return
     if c.user_namespace and c.root_path is not None:
         op = OpenTree(c.slots.root, NONE, c.root_path, OPEN_TREE_CLONE | AT_RECURSIVE)
@@ -435,13 +440,16 @@ def _isolation(c: _Context) -> Iterator[Step]:
 
 def _file_system(c: _Context) -> Iterator[Step]:
     """The root with all that is mounted and made in it, before it becomes the root."""
-    if not c.own_mounts:
+    if not (c.own_mounts or c.mounts_on_host):
         assert c.root_path is not None
         yield Step(Open(c.slots.root, NONE, c.root_path, O_PATH, 0, 0), f"root.path ({c.root_path})")
         yield from console_steps(c.process, c.slots, c.request.terminal, c.request.console_slot, mounts=False)
         return
-    path = None if c.user_namespace else c.root_path
-    yield from compile_mounts.root_steps(c.spec, c.slots, path, _root_target(c))
+    if c.own_mounts:
+        path = None if c.user_namespace else c.root_path
+        yield from compile_mounts.root_steps(c.spec, c.slots, path, _root_target(c))
+    else:
+        yield from compile_mounts.covering_root(c.slots, c.root_path or "")
     for item in c.mounts:
         if item.control_groups:
             yield from _cgroup_mount(c, item)
@@ -449,6 +457,8 @@ def _file_system(c: _Context) -> Iterator[Step]:
             yield Step(Sync("mounts", ()), item.origin)
         else:
             yield from compile_mounts.mount_steps(item, c.slots, _peers(c), c.user_namespace)
+            if not c.own_mounts and item.options.bind and not item.keeps_peers:
+                yield from compile_mounts.no_peer(item, c.slots)
     if not _own_dev(c):
         if not any(item.target == "/dev" for item in c.mounts):
             yield from directory_itself(c.slots, "/dev")
@@ -592,13 +602,16 @@ def _streams(slots: tuple[int, ...], where: str) -> Iterator[Step]:
 
 def _enter_root(c: _Context) -> Iterator[Step]:
     assert c.spec.root is not None
-    if not c.own_mounts:
+    if not (c.own_mounts or c.mounts_on_host):
         yield Step(Chroot(c.slots.root), "root.path")
         return
     yield from compile_mounts.held_steps(c.mounts, c.slots)
     yield from _hidden(c)
     if c.spec.root.readonly:
         yield Step(MountSetattr(c.slots.root, AT_EMPTY_PATH, ATTR_RDONLY, 0, 0, NONE), "root.readonly")
+    if not c.own_mounts:
+        yield Step(Chroot(c.slots.root), "root.path")
+        return
     if not c.request.pivot:
         yield from _nothing_whole(c)
     op: Op = PivotRoot(c.slots.root) if c.request.pivot else MoveRoot(c.slots.root)

@@ -42,7 +42,7 @@ def check(spec: RuntimeSpec, host: Host, bundle: str, waits: bool = False) -> No
     found = namespaces(linux)
     if spec.process is not None:
         check_process(spec.process, host, "user" in found)
-    _check_namespaces(spec, linux, found)
+    _check_namespaces(spec, linux, found, host)
     _check_mappings(linux, found)
     check_users(spec, linux, found, host)
     check_devices(linux.devices)
@@ -71,7 +71,22 @@ def _check_platform(spec: RuntimeSpec) -> None:
             raise InvalidArgument(f"{name}: is for another platform than linux")
 
 
-def _check_namespaces(spec: RuntimeSpec, linux: Linux, found: Namespaces) -> None:
+def mounts_on_host(spec: RuntimeSpec) -> str:
+    """The first field by which a container without a mount namespace needs mounts in that of the host, or nothing."""
+    linux = spec.linux or Linux()
+    if "mount" in namespaces(linux):
+        return ""
+    wanted = (
+        ("mounts", spec.mounts),
+        ("linux.devices", linux.devices),
+        ("linux.maskedPaths", linux.masked_paths),
+        ("linux.readonlyPaths", linux.readonly_paths),
+        ("root.readonly", spec.root is not None and spec.root.readonly),
+    )
+    return next((name for name, present in wanted if present), "")
+
+
+def _check_namespaces(spec: RuntimeSpec, linux: Linux, found: Namespaces, host: Host) -> None:
     for name, value in (("hostname", spec.hostname), ("domainname", spec.domainname)):
         if value and "uts" not in found:
             raise InvalidArgument(f"{name}: would change the host without a uts namespace of the container")
@@ -84,16 +99,12 @@ def _check_namespaces(spec: RuntimeSpec, linux: Linux, found: Namespaces) -> Non
         if len(value.encode()) > _NAME_MAX or "\0" in value:
             raise InvalidArgument(f"{name}: {value[:80]!r} is longer than {_NAME_MAX} bytes or has a NUL in it")
     if "mount" not in found:
-        for name, present in (
-            ("mounts", spec.mounts),
-            ("linux.devices", linux.devices),
-            ("linux.maskedPaths", linux.masked_paths),
-            ("linux.readonlyPaths", linux.readonly_paths),
-            ("linux.rootfsPropagation", linux.rootfs_propagation),
-            ("root.readonly", spec.root is not None and spec.root.readonly),
-        ):
-            if present:
-                raise InvalidArgument(f"{name}: would change the host without a mount namespace of the container")
+        if linux.rootfs_propagation:
+            raise InvalidArgument(
+                "linux.rootfsPropagation: would change the host without a mount namespace of the container"
+            )
+        if (name := mounts_on_host(spec)) and ("user" in found or host.lesser):
+            raise InvalidArgument(f"{name}: takes a mount namespace of the container where that is not the host's root")
     if linux.time_offsets and "time" not in found.new:
         raise InvalidArgument("linux.timeOffsets: needs a new time namespace")
     for clock, offset in linux.time_offsets.items():

@@ -359,6 +359,20 @@ def root_steps(spec: RuntimeSpec, slots: Layout, path: str | None, target: str) 
         yield Step(MountSetattr(slots.root, AT_EMPTY_PATH | AT_RECURSIVE, 0, 0, first & ~MS_REC, NONE), origin)
 
 
+def covering_root(slots: Layout, path: str) -> Iterator[Step]:
+    """In the host's own mount namespace: a copy of the root over the root, whose mounts appear nowhere else, and which
+    can be taken away with all that is in it."""
+    yield Step(OpenTree(slots.root, NONE, path, OPEN_TREE_CLONE | AT_RECURSIVE), f"root.path ({path})")
+    yield Step(MoveMount(slots.root, NONE, path), "root.path")
+    yield Step(MountSetattr(slots.root, AT_EMPTY_PATH | AT_RECURSIVE, 0, 0, MS_PRIVATE, NONE), "root.path")
+
+
+def no_peer(item: Prepared, slots: Layout) -> Iterator[Step]:
+    """What is bound from the host and mounted there again is not to be one with it."""
+    if not item.change_only and not item.link:
+        yield _propagation(slots.tree if item.opened == NONE else item.opened, MS_PRIVATE | MS_REC, item.origin)
+
+
 def attach_point(spec: RuntimeSpec, target: str) -> str:
     """Where the root is, before it becomes the root, of what is wanted as `target` in `root_steps`."""
     assert spec.linux is not None

@@ -20,6 +20,7 @@ from orlop.runtime.annotations import HOOKS_STDERR, HOOKS_STDOUT, SECCOMP_UNKNOW
 from orlop.runtime.children import children
 from orlop.runtime.compile import CreateRequest, Terminal, compile_create, compile_from_outside
 from orlop.runtime.compile_cgroups import joins_early
+from orlop.runtime.compile_checks import mounts_on_host
 from orlop.runtime.compile_process import Filter, available, ungranted, unraised
 from orlop.runtime.debug import debug
 from orlop.runtime.facts import Host
@@ -28,7 +29,7 @@ from orlop.runtime.host import probe_host
 from orlop.runtime.launch import launch
 from orlop.runtime.ops import AwaitStart
 from orlop.runtime.plan import Plan
-from orlop.runtime.state import CONFIG, FIFO, NOTIFY, Record, Store
+from orlop.runtime.state import CONFIG, FIFO, NOTIFY, HostRoot, Record, Store
 from orlop.runtime.streams import null_streams, own_streams, stream_names
 from orlop.spec.document import Document
 from orlop.spec.errors import FailedPrecondition, InvalidArgument, from_os
@@ -243,7 +244,16 @@ def new_record(spec: RuntimeSpec, options: Options, place: Place, hierarchies: t
         creator_start=start_time(os.getpid()) or 0,
         annotations=spec.annotations,
         descriptors=stream_names(),
+        host_root=_host_root(spec, os.path.normpath(os.path.join(options.bundle, root))),
     )
+
+
+def _host_root(spec: RuntimeSpec, rootfs: str) -> HostRoot | None:
+    if not mounts_on_host(spec):
+        return None
+    from orlop.runtime import host_mounts
+
+    return host_mounts.found(rootfs)
 
 
 def _timestamp(nanoseconds: int) -> str:
@@ -423,7 +433,7 @@ class _Making:
         self.cgroup_made = True
 
     def _at_created(self, pid: int, fds: Sequence[int]) -> None:
-        self._recorded(pid)
+        self.store.publish(self._recorded(pid))
         if self._new_user_namespace() and not self.host.lesser:
             self._map(pid)
         if self.linux.intel_rdt is not None:

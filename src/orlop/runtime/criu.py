@@ -54,7 +54,7 @@ def installed() -> str:
 
 def config_file(annotations: dict[str, str]) -> str:
     """The file of further options for CRIU: the one that the container names (an empty name is none), else the
-    administrator's for Orlop, else the one for all runtimes."""
+    administrator's for Orlop, else crun's, else the one for all runtimes."""
     if CONFIG_ANNOTATION in annotations:
         return annotations[CONFIG_ANNOTATION]
     return next((path for path in _CONFIGS if os.path.exists(path)), "")

@@ -47,6 +47,10 @@ def destroy(
         kill_all(record)
         if record.cgroup:
             driver.remove(groups.hierarchies(record), record.place)
+    if record.host_root is not None:
+        from orlop.runtime import host_mounts
+
+        host_mounts.take_back(record.rootfs, record.host_root, warn)
     if spec is not None and spec.linux is not None and spec.linux.intel_rdt is not None:
         from orlop.runtime import resctrl
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from orlop.cgroups.compile_systemd import PROPERTY
 from orlop.runtime import compile_checks, compile_schedule, mount_options, namespaces
-from orlop.runtime.criu import installed
+from orlop.runtime.annotations import ALL
+from orlop.runtime.criu import CONFIG_ANNOTATION, installed
 from orlop.seccomp import assemble
 from orlop.spec import capabilities
 from orlop.spec.runtime import VERSION
@@ -36,7 +38,7 @@ def features() -> dict[str, Any]:
             "netDevices": {"enabled": True},
         },
         "annotations": {CHECKPOINT: "true" if installed() else "false"},
-        "potentiallyUnsafeConfigAnnotations": [],
+        "potentiallyUnsafeConfigAnnotations": sorted((*ALL, CONFIG_ANNOTATION, PROPERTY)),
     }
 
 

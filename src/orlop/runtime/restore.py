@@ -204,6 +204,7 @@ class _Restoring:
     def _at_namespaces(self, pid: int) -> None:
         """The namespaces are there, and nothing in them yet."""
         self._recorded(pid)
+        self.store.publish(self.record)
         if "network" in namespaces(self.linux).new:
             children().wait(launch(compile_loopback(f"/proc/{pid}/ns/net")).pid)
         if self.linux.intel_rdt is not None:

@@ -1,4 +1,5 @@
 """What the runtime keeps of a container, in `<root>/<id>/`: `state.json`, a copy of the configuration, the start fifo.
+Beside them is `status`, which nothing here reads: for whoever looks for crun's, in the words of that.
 
 The record is written before the step that it describes, and the truth is taken from the process: whether it lives
 (same pid, same start time, same boot), and whether it is still the launch helper that waits for `start`. State belongs
@@ -30,10 +31,18 @@ from orlop.sys.procfs import boot_id, start_time
 
 Phase = Literal["creating", "created", "running"]
 Status = Literal["creating", "created", "running", "stopped", "paused"]
-FIFO, STATE, CONFIG, NOTIFY = "exec.fifo", "state.json", "config.json", "notify"
+FIFO, STATE, CONFIG, NOTIFY, STATUS = "exec.fifo", "state.json", "config.json", "notify", "status"
 _WAITING = "/memfd:orlop-launch"  # what /proc/PID/exe says of the launch helper
 _ID_MAX = 200
 _ID_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_+-.")
+
+
+class HostRoot(msgspec.Struct, frozen=True):
+    """Of a container that has its mounts in the mount namespace of the host: which that is, and the ids of the mounts
+    that were at its root before (proc_pid_mountinfo(5))."""
+
+    namespace: int
+    before: tuple[int, ...]
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,6 +70,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     awaits: int = 0
     annotations: dict[str, str] = {}
     descriptors: tuple[str, ...] = ()
+    host_root: HostRoot | None = None
 
     @property
     def place(self) -> Place:
@@ -107,6 +117,10 @@ class Store:
     def save(self, record: Record) -> None:
         """Put the record in place of the one before."""
         self.write(record.id, STATE, msgspec.json.encode(record))
+
+    def publish(self, record: Record) -> None:
+        """Write `status`, once the container's process is there."""
+        self.write(record.id, STATUS, msgspec.json.encode(_published(record)))
 
     def write(self, identifier: str, name: str, data: bytes) -> None:
         path = self.path(identifier, name)
@@ -180,6 +194,21 @@ class Store:
             return
         except OSError as error:
             raise from_os(error, "remove state") from error
+
+
+def _published(record: Record) -> dict[str, object]:
+    return {
+        "pid": record.init_process_pid,
+        "process-start-time": record.init_process_start,
+        "cgroup-path": record.cgroup,
+        "scope": record.unit.name if record.unit is not None else "",
+        "rootfs": record.rootfs,
+        "systemd-cgroup": record.unit is not None,
+        "bundle": record.bundle,
+        "created": record.created,
+        "owner": str(record.owner),
+        "external_descriptors": msgspec.json.encode(record.descriptors).decode(),
+    }
 
 
 def _remove_directory(path: str) -> None:

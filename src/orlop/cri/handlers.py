@@ -19,6 +19,7 @@ from orlop.spec.errors import InvalidArgument, OrlopError
 
 OWN = "orlop"
 _PATIENCE = 10.0  # seconds for `features`
+_LIBSECCOMP = "io.github.seccomp.libseccomp.version"  # an annotation of features too, and not the runtime's
 
 log = logging.getLogger("orlop.cri")
 
@@ -76,7 +77,8 @@ def features(runtime: OciRuntime, found: dict[str, Any]) -> Handler:
     namespaces are not advertised, whatever the runtime can: `run_by` refuses them."""
     options = found.get("mountOptions")
     annotations = found.get("annotations")
-    version = next((str(v) for k, v in annotations.items() if k.endswith(".version")), "") if annotations else ""
+    named = annotations.items() if isinstance(annotations, dict) else ()
+    version = next((str(v) for k, v in named if k.endswith(".version") and k != _LIBSECCOMP), "")
     return Handler(
         name=runtime.name,
         path=runtime.path,

@@ -245,9 +245,17 @@ def _context(spec: RuntimeSpec, host: Host, request: CreateRequest) -> _Context:
         own_network="network" in found,
         root=c.root_path or "",
         moved=c.root_path is not None and _attach_point(c) != c.root_path,
-        lesser=host.lesser,
+        whole=_whole(host),
     )
     return msgspec.structs.replace(c, mounts=mounts)
+
+
+def _whole(host: Host) -> tuple[str, ...]:
+    """Options of a copy of the host's sysfs by those who can't leave out what is mounted on it: read-only all through,
+    where the kernel has that (mount_setattr(2), Linux 5.12)."""
+    if not host.lesser:
+        return ()
+    return ("rbind", "rro") if host.kernel >= (5, 12) else ("rbind",)
 
 
 # --- outside

@@ -158,21 +158,21 @@ def prepare(
     own_network: bool = True,
     root: str = "",
     moved: bool = False,
-    lesser: bool = False,
+    whole: tuple[str, ...] = (),
 ) -> tuple[Prepared, ...]:
     """Check and sort out every mount. `outside`: trees are to be opened before the user namespace is entered, as
     many as there are slots. `idmaps` tells the slots of user namespaces by `idmap_key`, `links`
     what the links say that are to be made again, by index. sysfs shows the network namespace, and only its owner may
-    mount it: in a user namespace without one of its own (not `own_network`), the host's is bound; with what is mounted
-    on it for those `lesser` than root, who may not look beneath (mount_namespaces(7), "locked"). A source beneath
-    `root`, the root's path, may be what a mount before it makes there: it is opened when its turn comes, in the root
-    where its path does not lead there (`moved`)."""
+    mount it: in a user namespace without one of its own (not `own_network`), the host's is bound; by those lesser than
+    root, who may not look beneath its mounts (mount_namespaces(7), "locked"), with the options `whole`, of which `rro`
+    is for a read-only one. A source beneath `root`, the root's path, may be what a mount before it makes there: it is
+    opened when its turn comes, in the root where its path does not lead there (`moved`)."""
     own = posixpath.normpath(posixpath.join(bundle, spec.root.path)) if spec.root is not None else ""
     next_slot, result = slots.sources, list[Prepared]()
     for index, mount in enumerate(spec.mounts):
         if mount.type == "sysfs" and outside and not own_network:
-            options = (*mount.options, "rbind") if lesser else mount.options
-            mount = msgspec.structs.replace(mount, type="bind", source="/sys", options=options)
+            options = tuple(name for name in whole if name != "rro" or "ro" in mount.options)
+            mount = msgspec.structs.replace(mount, type="bind", source="/sys", options=(*mount.options, *options))
         item = _labelled(_prepared(index, mount, bundle, own), spec)
         key = idmap_key(spec, index)
         if index in links:

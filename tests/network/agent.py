@@ -1,6 +1,7 @@
 """A test's hands inside a network namespace (run by conftest.py; needs the standard library alone).
 
-`agent.py FD`: send a netlink socket over FD, then obey `serve PROTOCOL FAMILY PORT` and `fetch PROTOCOL ADDRESS PORT`.
+`agent.py FD`: send a netlink socket over FD, then obey `serve PROTOCOL FAMILY PORT`, `fetch PROTOCOL ADDRESS PORT` and
+the others of COMMANDS.
 `agent.py fetch PROTOCOL ADDRESS PORT`: print what a server there answers: the address that it sees as the client's.
 """
 
@@ -9,6 +10,7 @@ import socket
 import struct
 import sys
 import threading
+import time
 
 KINDS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
 
@@ -114,16 +116,48 @@ def fetch(protocol, address, port, own_port=0):
             return f"failed: {error}"
 
 
+def sink(port):
+    """Take all that comes, and say when that was all."""
+    server = socket.socket()
+    server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    server.bind(("", int(port)))
+    server.listen()
+    threading.Thread(target=swallow, args=(server,), daemon=True).start()
+    return "ok"
+
+
+def swallow(server):
+    while True:
+        client, _ = server.accept()
+        while client.recv(1 << 16):
+            pass
+        client.sendall(b"done")
+        client.close()
+
+
+def pour(address, port, size):
+    """Seconds that it takes until so many bytes have arrived."""
+    began = time.monotonic()
+    with socket.create_connection((address, int(port)), 20) as client:
+        client.sendall(bytes(int(size)))
+        client.shutdown(socket.SHUT_WR)
+        assert client.recv(10) == b"done"
+    return f"{time.monotonic() - began:.3f}"
+
+
+COMMANDS = {"serve": serve, "fetch": fetch, "sink": sink, "pour": pour}
+
+
 def main():
-    if sys.argv[1] == "fetch":
-        print(fetch(*sys.argv[2:]))
+    if sys.argv[1] in COMMANDS:
+        print(COMMANDS[sys.argv[1]](*sys.argv[2:]))
         return
     control = socket.socket(fileno=int(sys.argv[1]))
     inside = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
     socket.send_fds(control, [b"ready"], [inside.fileno()])
     inside.close()
     while words := control.recv(1000).decode().split():
-        control.send({"serve": serve, "fetch": fetch}[words[0]](*words[1:]).encode())
+        control.send(COMMANDS[words[0]](*words[1:]).encode())
 
 
 main()

@@ -103,6 +103,9 @@ class Host:
     def fetch(self, protocol: str, address: str, port: int) -> str:
         return run(sys.executable, "-I", "-S", str(AGENT), "fetch", protocol, address, str(port)).strip()
 
+    def pour(self, address: str, port: int, size: int) -> str:
+        return run(sys.executable, "-I", "-S", str(AGENT), "pour", address, str(port), str(size)).strip()
+
     def devices(self) -> set[str]:
         return {line.split()[1].split("@")[0].rstrip(":") for line in run("ip", "-o", "link").splitlines()}
 

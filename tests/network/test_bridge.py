@@ -13,6 +13,8 @@ from orlop.engine.config import NetworkRequest, PortBinding
 from orlop.network.networks import Networks
 from orlop.network.records import Attachment, Subnet
 from orlop.spec.errors import FailedPrecondition, InvalidArgument, OrlopError, Unimplemented
+from orlop.wire import rtnetlink as rt
+from orlop.wire import traffic
 
 if TYPE_CHECKING:
     from conftest import Box, Host
@@ -67,6 +69,42 @@ def test_published_port_answers_to_everyone(host: Host, protocol: str) -> None:
     assert other.fetch(protocol, host.address, 8080) == "hello 10.88.0.1"
     assert web.fetch(protocol, host.address, 8080) == "hello 10.88.0.1"
     assert other.fetch(protocol, "10.88.0.2", 80) == "hello 10.88.0.3"
+
+
+def test_bandwidth_is_bounded_both_ways(host: Host) -> None:
+    """8 Mbit a second take a second and more for two megabytes; without bounds it is a matter of milliseconds."""
+    networks, web, free = host.networks(), host.box(), host.box()
+    before = host.devices()
+    rates = {"ingressRate": 8_000_000, "ingressBurst": 2**32 - 1, "egressRate": 8_000_000, "egressBurst": 2**32 - 1}
+    attachment = attach(networks, web, capabilities={"bandwidth": rates})
+    attach(networks, free, "free")
+    assert attachment.shaper in host.devices()
+    assert "tbf" in run("tc", "qdisc", "show", "dev", attachment.host_device)
+    for box in (web, free, host.neighbour):
+        assert box.ask("sink", 90) == "ok"
+    for box, lower in ((web, 1.2), (free, 0.0)):
+        address = "10.88.0.2" if box is web else "10.88.0.3"
+        sent, received = float(box.ask("pour", "192.0.2.2", 90, 2_000_000)), float(host.pour(address, 90, 2_000_000))
+        assert min(sent, received) > lower
+        assert max(sent, received) < (6.0 if box is web else 1.0)
+    # a second attempt finds what the first has left
+    attach(networks, web, capabilities={"bandwidth": {"ingressRate": 100 * 10**9, "egressRate": 1000}})
+    assert "rate 100Gbit" in run("tc", "qdisc", "show", "dev", attachment.host_device)
+    assert "rate 1Kbit" in run("tc", "qdisc", "show", "dev", attachment.shaper)
+    networks.detach("web")
+    networks.detach("free")
+    assert host.devices() == before
+
+
+def test_a_kernel_that_can_t_bound_bandwidth_says_so(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    networks, web = host.networks(), host.box()
+    before = host.devices()
+    monkeypatch.setattr(traffic, "_kind", lambda name, kind=1: rt.attribute(kind, b"nothing\0"))
+    with pytest.raises(Unimplemented, match=r"sends at most 1000 bits a second: this kernel has no tbf \(CONFIG"):
+        attach(networks, web, capabilities={"bandwidth": {"ingressRate": 1000}})
+    with pytest.raises(Unimplemented, match=r"goes through ori.*: this kernel has no ingress"):
+        attach(networks, web, capabilities={"bandwidth": {"egressRate": 1000}})
+    assert host.devices() == before
 
 
 def test_nothing_is_left_behind(host: Host) -> None:

@@ -76,6 +76,20 @@ def test_last_one_takes_all_along() -> None:
     )
 
 
+def test_bandwidth_is_bounded_at_the_host_s_end() -> None:
+    rates = {"ingressRate": 1_000_000, "egressRate": 2_000_000, "egressBurst": 9}
+    bounded = plan.attachment_for("web", NETWORK, NAMES, addresses=("10.88.0.2/16",), mac="", ports=(), bandwidth=rates)
+    veth, shaper = bounded.host_device, bounded.shaper
+    assert len(shaper) <= 15
+    assert plan.render(plan.join_steps(NETWORK, bounded, 42, Facts())).endswith(
+        f"host: {veth} sends at most 1000000 bits a second\n"
+        f"host: what {veth} receives goes through {shaper}\n"
+        f"host: {shaper} sends at most 2000000 bits a second\n"
+    )
+    gone = plan.render(plan.detach_steps(bounded, NETWORK, NAMES, network_used=True, table_used=True))
+    assert gone.endswith(f"host: delete {veth}\nhost: delete {shaper}\n")
+
+
 def test_internal_network_has_neither_gateway_nor_forwarding() -> None:
     inner = Network(name="inner", device="orl-1", subnets=NETWORK.subnets, internal=True)
     attachment = plan.attachment_for("web", inner, NAMES, addresses=("10.88.0.2/16",), mac="", ports=())

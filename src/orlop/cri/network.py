@@ -182,7 +182,7 @@ class PodNetwork:
 
 def _left(pod: ContainerConfig, choice: Choice) -> Iterator[str]:
     """What a pod asks of its network and this one does not do itself."""
-    able = choice.conflist.capable if choice.conflist is not None else ("portMappings".__eq__)
+    able = choice.conflist.capable if choice.conflist is not None else ({"portMappings", "bandwidth"}.__contains__)
     if pod.network.ports and not able("portMappings"):
         yield f"its host ports are left to others: no plugin of {choice.message} has capability portMappings"
     if "bandwidth" in pod.network.capabilities and not able("bandwidth"):

@@ -15,8 +15,10 @@ from orlop.network import plan
 from orlop.network.plan import (
     AddAddress,
     AddRoute,
+    Divert,
     DropLink,
     ForgetFlows,
+    Limit,
     LinkUp,
     MakeBridge,
     MakeVeth,
@@ -77,6 +79,8 @@ class Hands:
             self._rules(step)
         elif isinstance(step, ForgetFlows):
             forget_flows(self._host, step)
+        elif isinstance(step, Limit | Divert):
+            self._shape(step)
         elif isinstance(step, DropLink):
             drop_links(self._host, [s for s in group if isinstance(s, DropLink)])
         else:
@@ -112,6 +116,15 @@ class Hands:
             self._host.perform(request)
         if step.hairpin:
             self._host.perform(rt.link_hairpin(self._index(step.device, inside=False)))
+
+    def _shape(self, step: Limit | Divert) -> None:
+        from orlop.network import shape
+
+        device = self._index(step.device, inside=False)
+        if isinstance(step, Limit):
+            shape.limit(self._host, step, device)
+        else:
+            shape.divert(self._host, step, device, lambda name: drop_links(self._host, [DropLink(name, "ifb")]))
 
     def _configure(self, steps: Sequence[Inside]) -> None:
         """Steps of one namespace in one datagram. What is there already is as good as made."""

@@ -7,7 +7,7 @@ was half made, or changed under us.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from hashlib import blake2s
 from ipaddress import ip_address, ip_interface, ip_network
 
@@ -132,7 +132,27 @@ class ForgetFlows(_Step, frozen=True):
         return f"host: forget {self.protocol} flows to {self.address or '*'} port {self.port}"
 
 
-Step = ForgetFlows | MakeBridge | MakeVeth | AddAddress | LinkUp | AddRoute | Sysctl | Rules | DropLink
+class Limit(_Step, frozen=True):
+    """How much a device of the host's sends, in bits a second."""
+
+    device: str
+    rate: int
+
+    def __str__(self) -> str:
+        return f"host: {self.device} sends at most {self.rate} bits a second"
+
+
+class Divert(_Step, frozen=True):
+    """What a device receives goes through one of kind ifb, where what it sends can be limited."""
+
+    device: str
+    through: str
+
+    def __str__(self) -> str:
+        return f"host: what {self.device} receives goes through {self.through}"
+
+
+Step = Limit | Divert | ForgetFlows | MakeBridge | MakeVeth | AddAddress | LinkUp | AddRoute | Sysctl | Rules | DropLink
 
 
 def _side(inside: bool) -> str:
@@ -165,6 +185,10 @@ def bridge_name(names: Names, network: str) -> str:
 
 def veth_name(names: Names, owner: str) -> str:
     return f"orv{_hash('owner', names.tag, owner, length=11)}"
+
+
+def shaper_name(names: Names, owner: str) -> str:
+    return f"ori{_hash('shaper', names.tag, owner, length=11)}"
 
 
 def mac_for(address: str) -> str:
@@ -267,8 +291,18 @@ def join_steps(network: Network, attachment: Attachment, pid: int, facts: Facts)
         *(AddAddress(inside, address, inside=True) for address in attachment.addresses),
         LinkUp(inside, inside=True),
         *(AddRoute(inside, gateway) for gateway in attachment.gateways),
+        *_bounds(attachment),
         *_forgotten(attachment),
     )
+
+
+def _bounds(attachment: Attachment) -> Iterator[Step]:
+    """What the container receives is what the host's end of the pair sends, and the other way round."""
+    if attachment.ingress_rate:
+        yield Limit(attachment.host_device, attachment.ingress_rate)
+    if attachment.egress_rate:
+        yield Divert(attachment.host_device, attachment.shaper)
+        yield Limit(attachment.shaper, attachment.egress_rate)
 
 
 def _forgotten(attachment: Attachment) -> Iterator[Step]:
@@ -284,6 +318,8 @@ def detach_steps(
     """What takes one container away, and its network's device and the table with it if nobody else uses them."""
     rules = port_elements(names, attachment, verb="delete")
     links = [DropLink(attachment.host_device, "veth")]
+    if attachment.shaper:
+        links.append(DropLink(attachment.shaper, "ifb"))
     if network is not None and not network_used:
         rules += network_elements(names, network, verb="delete")
         links.append(DropLink(network.device, "bridge"))
@@ -306,8 +342,11 @@ def attachment_for(
     addresses: tuple[str, ...],
     mac: str,
     ports: tuple[PublishedPort, ...],
+    bandwidth: Mapping[str, int] | None = None,
 ) -> Attachment:
-    """The record of a container's place: `addresses` with prefix lengths, gateways by family unless internal."""
+    """The record of a container's place: `addresses` with prefix lengths, gateways by family unless internal.
+    `bandwidth` is as CNI's plugins get it: `ingressRate` and `egressRate` in bits a second."""
+    rates = bandwidth or {}
     families = {version(address) for address in addresses}
     gateways = tuple(s.gateway for s in network.subnets if version(s.gateway) in families)
     return Attachment(
@@ -319,4 +358,7 @@ def attachment_for(
         bridge=network.device,
         host_device=veth_name(names, owner),
         ports=ports,
+        ingress_rate=rates.get("ingressRate", 0),
+        egress_rate=rates.get("egressRate", 0),
+        shaper=shaper_name(names, owner) if rates.get("egressRate") else "",
     )

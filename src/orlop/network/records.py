@@ -115,6 +115,9 @@ class Attachment(_Record, frozen=True, kw_only=True):
     ports: tuple[PublishedPort, ...] = ()
     dns: tuple[str, ...] = ()  # nameservers that a CNI plugin named
     dns_search: tuple[str, ...] = ()
+    ingress_rate: int = 0  # bits a second that it may receive, and send; 0: no bound
+    egress_rate: int = 0
+    shaper: str = ""  # the device through which goes what it sends, where that is bounded
 
 
 class Names(_Record, frozen=True, kw_only=True):

@@ -96,7 +96,15 @@ def reserve(
     _check_families(bindings, families)
     ports = ipam.reserve(connection, owner, bindings, families, ipam.probe)
     save(connection, moved)
-    return plan.attachment_for(owner, network, names, addresses=addresses, mac=request.mac_address, ports=ports)
+    return plan.attachment_for(
+        owner,
+        network,
+        names,
+        addresses=addresses,
+        mac=request.mac_address,
+        ports=ports,
+        bandwidth=request.capabilities.get("bandwidth"),
+    )
 
 
 def _check_families(bindings: Sequence[PublishedPort], families: set[int]) -> None:

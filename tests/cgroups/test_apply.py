@@ -118,6 +118,22 @@ def test_a_group_in_use_is_not_taken_over(any_host: CgroupHost, path: str, spawn
     apply.remove(any_host, path)
 
 
+def test_a_group_is_begun_where_a_process_is_born_and_what_is_left_of_it_can_be_discarded(
+    any_host: CgroupHost, path: str, spawn: Spawn
+) -> None:
+    new = apply.begin(any_host, path)
+    assert all(directory.startswith(any_host.unified) for directory in new.made)
+    whole = apply.finish(new)
+    assert sorted(whole.made) == sorted(Group(any_host, path).directories)
+    apply.attach(any_host, path, (process := spawn()).pid)
+    with pytest.raises(FailedPrecondition, match="is not empty"):
+        apply.finish(new) if new.missing else apply.begin(any_host, path)
+    process.kill()
+    process.wait()
+    apply.discard(whole)
+    assert not apply.exists(any_host, path)
+
+
 def test_an_empty_group_that_is_there_is_used(any_host: CgroupHost, path: str) -> None:
     apply.create(any_host, path)
     apply.create(any_host, path)

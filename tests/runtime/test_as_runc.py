@@ -15,6 +15,7 @@ import pytest
 from tests.runtime.test_runtime_cli import Lab, lab, lab_mounts, wait_for  # noqa: F401 - a fixture
 
 from orlop.cgroups import apply as cgroups
+from orlop.cgroups.facts import points
 
 pytestmark = pytest.mark.root
 IDS = [{"containerID": 0, "hostID": 100000, "size": 65536}]
@@ -204,6 +205,26 @@ def test_a_frozen_group_is_refused(lab: Lab, group: str) -> None:  # noqa: F811
     cgroups.freeze(cgroups.probe(), group)
     done = lab.run("true", ok=False, linux__cgroupsPath=group)
     assert f"container's cgroup unexpectedly frozen: {group}" in done.stderr
+
+
+def test_a_group_that_others_use_is_refused_and_left_to_them(lab: Lab) -> None:  # noqa: F811
+    """Also where they are in one hierarchy only, and the container's process is born in its group in another."""
+    host = cgroups.probe()
+    point = host.mounts.get("pids") or host.unified
+    path = f"/orlop/{lab.id('others')}"
+    theirs = Path(point + path)
+    theirs.mkdir(parents=True)
+    with subprocess.Popen(["sleep", "1000"]) as other:
+        try:
+            (theirs / "cgroup.procs").write_text(str(other.pid))
+            done = lab.run("true", ok=False, linux__cgroupsPath=path)
+            assert f"container's cgroup is not empty: {theirs}" in done.stderr
+            assert other.poll() is None
+            assert [each for each in points(host) if Path(each + path).exists()] == [point]
+        finally:
+            other.kill()
+            other.wait()
+            cgroups.remove(host, path)
 
 
 def test_no_limit_on_memory_takes_off_that_on_swap_too(lab: Lab) -> None:  # noqa: F811

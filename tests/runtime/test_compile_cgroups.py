@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from orlop.cgroups.facts import CgroupHost
 from orlop.runtime.compile import CreateRequest, ExecRequest, compile_create, compile_exec
-from orlop.runtime.compile_cgroups import joins_early
+from orlop.runtime.compile_cgroups import born_inside, joins_early
 from orlop.runtime.default_spec import default_spec
 from orlop.runtime.facts import Host
 from orlop.runtime.namespaces import FLAGS
@@ -86,4 +86,13 @@ def test_only_a_process_born_in_its_group_needs_that_before(
     plan = compile_create(
         given, replace(HOST, cgroups=cgroups), CreateRequest(id="c1", bundle="/b", cgroup_procs=procs)
     )
-    assert joins_early(plan) is early
+    assert born_inside(plan) is early
+    assert not joins_early(plan)
+
+
+def test_a_container_with_a_user_namespace_needs_all_its_groups_before_its_first_process() -> None:
+    maps = (IDMapping(container_id=0, host_id=100000, size=1000),)
+    given = spec(Namespace(type="user"), uid_mappings=maps, gid_mappings=maps)
+    host = replace(HOST, cgroups=CgroupHost(mode="v1", mounts={"pids": "/cg/pids"}))
+    request = CreateRequest(id="c1", bundle="/b", cgroup_procs=("/cg/pids/orlop/c1/cgroup.procs",))
+    assert joins_early(compile_create(given, host, request))

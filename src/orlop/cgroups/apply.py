@@ -31,8 +31,11 @@ __all__ = [
     "New",
     "adopt",
     "attach",
+    "begin",
     "create",
+    "discard",
     "exists",
+    "finish",
     "freeze",
     "frozen",
     "group_path",
@@ -61,6 +64,7 @@ class New(msgspec.Struct, frozen=True):
     resources: Resources | None
     compiled: tuple[Write, ...]
     made: tuple[str, ...]  # the directories that were not there before
+    missing: tuple[str, ...] = ()  # those that `finish` is to make
 
 
 def create(host: CgroupHost, path: str, resources: Resources | None = None) -> None:
@@ -73,23 +77,47 @@ def create(host: CgroupHost, path: str, resources: Resources | None = None) -> N
     try:
         limit(new)
     except BaseException:
-        for directory in new.made:
-            _remove_directory(directory, 0)
+        discard(new, 0)
         raise
 
 
 def make(host: CgroupHost, path: str, resources: Resources | None = None) -> New:
     """The first half of `create`: a process may then be put into the group, though it must not run free yet."""
-    group = Group(host, path)
-    compiled = writes(resources, host)
-    made: list[str] = []
+    new = begin(host, path, resources)
     try:
-        for directory in group.directories:
+        return finish(new)
+    except BaseException:
+        discard(new, 0)
+        raise
+
+
+def begin(host: CgroupHost, path: str, resources: Resources | None = None) -> New:
+    """As much of `make` as a process needs that is to be born in the group: of several hierarchies only v2's.
+
+    Until `finish` has made the others, that process must not go on, and a failure is for `discard`.
+    """
+    group = Group(host, path)
+    born = tuple(each for each in group.directories if host.mode == "v2" or each == host.unified + path)
+    missing = tuple(each for each in group.directories if each not in born)
+    return _made(New(group, resources, writes(resources, host), (), missing), born)
+
+
+def finish(new: New) -> New:
+    """The rest of `make`. When it fails, what `begin` made is still there."""
+    return _made(msgspec.structs.replace(new, missing=()), new.missing)
+
+
+def _made(new: New, directories: tuple[str, ...]) -> New:
+    """With these directories made; and, where they are the last, seen to be fit for a process."""
+    host, path, made = new.group.host, new.group.path, list[str]()
+    try:
+        for directory in directories:
             if _make(host, directory):
                 made.append(directory)
             else:
                 _check_unused(directory)
-        if frozen(host, path):  # its first process would stand still for ever, and on v1 not even be killed
+        # in a frozen group its first process would stand still for ever, and on v1 not even be killed
+        if not new.missing and frozen(host, path):
             raise FailedPrecondition(f"container's cgroup unexpectedly frozen: {path}; thaw it, or those above it")
         if host.mode == "v2":
             _enable(host, path)
@@ -99,7 +127,14 @@ def make(host: CgroupHost, path: str, resources: Resources | None = None) -> New
         if isinstance(error, OSError):
             raise from_os(error, "create cgroup") from error
         raise
-    return New(group, resources, compiled, tuple(made))
+    return msgspec.structs.replace(new, made=new.made + tuple(made))
+
+
+def discard(new: New, patience: float = _REMOVAL) -> None:
+    """Remove what was made of a group that did not come to be, once no process is in it any more."""
+    deadline = time.monotonic() + patience
+    for directory in new.made:
+        _remove_directory(directory, deadline)
 
 
 def limit(new: New) -> None:

@@ -20,6 +20,7 @@ import struct
 import sys
 from typing import TextIO
 
+from orlop.cgroups.probe import keep
 from orlop.cli.runtime import main
 from orlop.daemon.caller import Standing, standing
 from orlop.daemon.front import FrontChildren
@@ -56,6 +57,7 @@ class Worker:
     def run(self) -> None:
         """Until it is sent away, or has to go."""
         _let_go()
+        keep(far(os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)))
         before = _descriptors()
         for number in range(_LIFE):
             connection = self._wait()

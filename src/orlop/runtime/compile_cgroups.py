@@ -35,10 +35,18 @@ def birthplace(procs: Sequence[str], host: Host, slot: int) -> Iterator[Step]:
 
 
 def joins_early(plan: Plan) -> bool:
-    """Whether the plan needs the groups before its first Clone; otherwise only once it goes on after the sync point
+    """Whether the plan needs the v1 groups before its first Clone; otherwise only once it goes on after the sync point
     `created`."""
-    magics = (CGROUP_MAGIC, CGROUP2_MAGIC)
-    return any(isinstance(step.op, (Open, WriteFile)) and step.op.magic in magics for step in plan.stages[0].steps)
+    return _early(plan, CGROUP_MAGIC)
+
+
+def born_inside(plan: Plan) -> bool:
+    """Whether the plan needs the v2 group before its first Clone."""
+    return _early(plan, CGROUP2_MAGIC)
+
+
+def _early(plan: Plan, magic: int) -> bool:
+    return any(isinstance(step.op, (Open, WriteFile)) and step.op.magic == magic for step in plan.stages[0].steps)
 
 
 def _unified(path: str, host: Host) -> bool:

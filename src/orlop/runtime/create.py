@@ -19,7 +19,7 @@ from orlop.runtime import hooks, idmaps
 from orlop.runtime.annotations import HOOKS_STDERR, HOOKS_STDOUT, SECCOMP_UNKNOWN, is_set
 from orlop.runtime.children import children
 from orlop.runtime.compile import CreateRequest, Terminal, compile_create, compile_from_outside
-from orlop.runtime.compile_cgroups import joins_early
+from orlop.runtime.compile_cgroups import born_inside, joins_early
 from orlop.runtime.compile_checks import mounts_on_host
 from orlop.runtime.compile_process import Filter, available, ungranted, unraised
 from orlop.runtime.debug import debug
@@ -306,6 +306,8 @@ class _Making:
                 self.cgroup_made = True  # there is nothing to make, and yet processes to kill
             elif not self.record.place.adopted and joins_early(plan):
                 self._make_group()
+            elif not self.record.place.adopted and born_inside(plan):
+                self._begin_group()
             own_streams(self.process.user, self.linux)
             self.record = msgspec.structs.replace(self.record, awaits=_awaits(plan))
             launched = launch(
@@ -321,17 +323,19 @@ class _Making:
             self.mine.clear()
         return self._recorded(launched.pid, phase="running" if options.start else "created")
 
-    def _make_group(self) -> None:
+    def _begin_group(self) -> cgroups.New:
         debug(f"control group: {self.record.cgroup} in {len(points(self.groups))} hierarchies")
-        self.new_group = cgroups.make(self.groups, self.record.cgroup, self.linux.resources)
+        self.new_group = cgroups.begin(self.groups, self.record.cgroup, self.linux.resources)
+        return self.new_group
+
+    def _make_group(self) -> cgroups.New:
+        self.new_group = cgroups.finish(self.new_group or self._begin_group())
         self.cgroup_made = True
+        return self.new_group
 
     def _limit_group(self) -> None:
         """While the helper starts and makes namespaces, which takes as long. It then waits at Sync("created")."""
-        if self.new_group is None:
-            self._make_group()
-        assert self.new_group is not None
-        cgroups.limit(self.new_group)
+        cgroups.limit(self.new_group if self.cgroup_made and self.new_group else self._make_group())
 
     def compile(self, dry: bool) -> Plan:
         """The plan; with `dry` only to see that there is one, with nothing opened."""
@@ -517,5 +521,7 @@ class _Making:
             children().wait(self.record.init_process_pid, os.WNOHANG) if self.record.init_process_pid else None
         except ChildProcessError:
             pass
+        if self.new_group is not None and not self.cgroup_made:
+            cgroups.discard(self.new_group)
         ran = bool(self.record.init_process_pid)
         destroy(self.store, self.record, self.spec if ran else None, self.options.warn, self.cgroup_made)

@@ -22,7 +22,7 @@ Sync points, at which the parent has something to do:
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import msgspec
@@ -665,14 +665,15 @@ def _hidden(c: _Context) -> Iterator[Step]:
     directory after it was mounted, all of them would be missing there, and none hidden where they are.
     """
     held = ""
+    over = tuple((m.target + "/", m) for m in reversed(c.mounts) if not m.change_only)
     if c.linux.masked_paths:
         yield Step(Open(c.slots.null, NONE, "/dev/null", O_PATH, 0, 0), "linux.maskedPaths")
     for index, path in enumerate(c.linux.masked_paths):
-        origin, point = f"linux.maskedPaths[{index}]", _kernel_mount(c, clean(path))
+        origin, point = f"linux.maskedPaths[{index}]", _kernel_mount(over, clean(path))
         yield from _held(c, held, held := point, origin)
         yield Step(Mask(c.slots.file if point else c.slots.root, clean(path)[len(point) :], c.slots.null), origin)
     for index, path in enumerate(c.linux.readonly_paths):
-        origin, tree, point = f"linux.readonlyPaths[{index}]", c.slots.tree, _kernel_mount(c, clean(path))
+        origin, tree, point = f"linux.readonlyPaths[{index}]", c.slots.tree, _kernel_mount(over, clean(path))
         yield from _held(c, held, held := point, origin)
         at, inside = c.slots.file if point else c.slots.root, clean(path)[len(point) :]
         yield Step(Close(tree), origin)  # a missing path then leaves the slot empty, and the rest does nothing
@@ -681,11 +682,13 @@ def _hidden(c: _Context) -> Iterator[Step]:
         yield Step(MountSetattr(tree, AT_EMPTY_PATH | AT_RECURSIVE, ATTR_RDONLY, 0, 0, NONE), origin)
 
 
-def _kernel_mount(c: _Context, path: str) -> str:
-    """The mount of proc or sysfs that a path is in by its name, or an empty string."""
-    over = (m for m in reversed(c.mounts) if not m.change_only and path.startswith(m.target + "/"))
-    last = next(over, None)
-    return last.target if last is not None and last.strict else ""
+def _kernel_mount(over: Sequence[tuple[str, Prepared]], path: str) -> str:
+    """The mount of proc or sysfs that a path is in by its name, or an empty string. `over` are all mounts, the last one
+    first, with what the paths inside begin with."""
+    for prefix, mount in over:
+        if path.startswith(prefix):
+            return mount.target if mount.strict else ""
+    return ""
 
 
 def _held(c: _Context, held: str, wanted: str, origin: str) -> Iterator[Step]:

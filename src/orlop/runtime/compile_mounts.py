@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Iterator
+from functools import lru_cache
 
 import msgspec
 
@@ -133,6 +134,7 @@ class Prepared(msgspec.Struct, frozen=True):
         )
 
 
+@lru_cache(1024)
 def clean(path: str) -> str:
     """An absolute path inside the root without `.`, `..` and double slashes."""
     return posixpath.normpath("/" + path.lstrip("/"))

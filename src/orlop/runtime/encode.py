@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 from orlop.runtime.ops import CODES, NUMBERS, Op
@@ -25,16 +26,23 @@ def encode(plan: Plan, inherited: int = 0) -> bytes:
     parts = [MAGIC, struct.pack("<III", VERSION, inherited, len(plan.stages))]
     for stage in plan.stages:
         parts.append(struct.pack("<I", len(stage.steps)))
-        parts += [_op(step) for step in stage.steps]
+        parts += [
+            _often(step.op, step.skip) if type(step.op) in _PLAIN else _op(step.op, step.skip) for step in stage.steps
+        ]
     return b"".join(parts)
 
 
-def _op(step: Step) -> bytes:
-    kind = type(step.op)
+def _op(op: Op, skip: int) -> bytes:
+    kind = type(op)
     code, fields = _FIELDS.get(kind) or _fields(kind)
-    op = step.op
     body = b"".join([write(getattr(op, name), name) for name, write in fields])
-    return _HEAD.pack(code, step.skip, 0, len(body)) + body
+    return _HEAD.pack(code, skip, 0, len(body)) + body
+
+
+# Most operations are the same in one container's plan as in the next one's. What a program is given is not among them:
+# it may be long, or a secret.
+_often = lru_cache(1024)(_op)
+_PLAIN = frozenset(kind for kind, fields in CODES.values() if not {"bytes", "strs"} & {type_ for _, type_ in fields})
 
 
 def _fields(kind: type[Op]) -> tuple[int, _Fields]:

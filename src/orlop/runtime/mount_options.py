@@ -7,6 +7,8 @@ mounts beneath too and need mount_setattr(2), and propagation types. Every other
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import msgspec
 
 from orlop.spec.errors import InvalidArgument
@@ -163,6 +165,7 @@ def bound(options: Options, keep_locked: bool) -> Attributes:
     return Attributes(set_, clear)
 
 
+@lru_cache(256)
 def parse(options: tuple[str, ...], where: str, bind: bool = False) -> Options:
     """Sort out `options`; `where` is their JSON path, `bind` that the mount's type already makes it one."""
     flags, attributes, recursive = MS_BIND if bind else 0, Attributes(), Attributes()

@@ -6,12 +6,19 @@ at all would silently leave out, say, what hides a path. So such a plan is never
 
 from __future__ import annotations
 
+import msgspec
+
 from orlop.runtime.ops import CODES, Op, Sync
 from orlop.runtime.plan import Plan, Step
 from orlop.spec.errors import Internal
 
-_READ = {kind: tuple(name for name, type_ in fields if type_ == "slot") for kind, fields in CODES.values()}
-_FILL = {kind: tuple(name for name, type_ in fields if type_ == "fill") for kind, fields in CODES.values()}
+
+def _places(type_: str) -> dict[type[Op], tuple[int, ...]]:
+    """Which of an operation's fields are of this type."""
+    return {kind: tuple(i for i, field in enumerate(fields) if field[1] == type_) for kind, fields in CODES.values()}
+
+
+_READ, _FILL = _places("slot"), _places("fill")
 
 
 def check(plan: Plan, inherited: int) -> None:
@@ -19,16 +26,12 @@ def check(plan: Plan, inherited: int) -> None:
     filled = {-1, *range(inherited)}
     for stage in plan.stages:
         for step in stage.steps:
-            for slot in _read(step.op):
+            kind, values = type(step.op), msgspec.structs.astuple(step.op)
+            for slot in step.op.fds if isinstance(step.op, Sync) else [values[i] for i in _READ[kind]]:
                 if slot not in filled:
                     raise Internal(f"plan: {_where(step)}nothing fills slot {slot} of {step}")
-            filled.update(getattr(step.op, name) for name in _FILL[type(step.op)])
-
-
-def _read(op: Op) -> tuple[int, ...]:
-    if isinstance(op, Sync):
-        return op.fds
-    return tuple(getattr(op, name) for name in _READ[type(op)])
+            for i in _FILL[kind]:
+                filled.add(values[i])
 
 
 def _where(step: Step) -> str:

@@ -9,21 +9,17 @@
  * openat2(2) with RESOLVE_IN_ROOT, one descriptor is held from resolution to use, and what a mount stands on is made
  * component by component. */
 #define _GNU_SOURCE
-#include <arpa/inet.h>
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <grp.h>
 #include <limits.h>
 #include <linux/openat2.h>
 #include <net/if.h>
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
-#include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -125,13 +121,17 @@ static int resolve(int at, const char *path, uint64_t flags, uint64_t mode) {
 
 /* The directory at the first `length` bytes of a path. What is missing is made, the last component with `mode` and
  * noted in `made`. Each is made in the descriptor of the one before it, which the kernel resolved inside the root: a
- * link planted meanwhile is followed inside the root or not at all. A link to what is not there has that made. */
+ * link planted meanwhile is followed inside the root or not at all. A link to what is not there has that made. Mostly
+ * the one above the last is there: the walk begins with it, else at the top. */
 static int directory(int at, const char *path, size_t length, mode_t mode, int *made, int depth) {
   char text[PATH_MAX], link[PATH_MAX];
-  size_t start, end = 0;
+  size_t start, end, above = length;
   if (strlen(path) >= sizeof text) { errno = ENAMETOOLONG; return -1; }
-  int fd = resolve(at, *path == '/' ? "/" : ".", O_PATH | O_DIRECTORY, 0), next;
-  for (; fd >= 0; close(fd), fd = next) {
+  for (int named = 0; above && (path[above - 1] != '/' || !named); above--) named |= path[above - 1] != '/';
+  snprintf(text, sizeof text, "%.*s", (int)above, path);
+  int fd = above > 1 ? resolve(at, text, O_PATH | O_DIRECTORY, 0) : -1, next;
+  if (fd < 0) above = 0, fd = resolve(at, *path == '/' ? "/" : ".", O_PATH | O_DIRECTORY, 0);
+  for (end = above; fd >= 0; close(fd), fd = next) {
     start = end + strspn(path + end, "/");
     if (start >= length) return fd;
     end = start + strcspn(path + start, "/");

@@ -778,15 +778,17 @@ def test_exec_in_a_container_that_is_gone(lab: Lab) -> None:
 
 
 def test_a_creation_killed_in_the_middle_can_be_deleted(lab: Lab, tmp_path: Path) -> None:
-    gate = tmp_path / "gate"
+    gate, there = tmp_path / "gate", tmp_path / "there"
     os.mkfifo(gate)
-    lab.configure("true", hooks={"createRuntime": [{"path": "/bin/sh", "args": ["sh", "-c", f"cat {gate}"]}]})
+    script = f"touch {there}; cat {gate}"
+    lab.configure("true", hooks={"createRuntime": [{"path": "/bin/sh", "args": ["sh", "-c", script]}]})
     process = subprocess.Popen(
         lab.command("create", "-b", str(lab.bundle), lab.id()),
         env={**os.environ, "PYTHONPATH": str(SOURCE)},
         stderr=subprocess.DEVNULL,
     )
-    wait_for(lambda: (lab.root / lab.id() / "state.json").exists() and lab.state()["pid"])
+    wait_for(there.exists)
+    assert lab.state()["pid"]
     assert lab.state()["status"] == "creating"
     process.kill()
     process.wait()

@@ -10,6 +10,7 @@ from orlop.spec.errors import Aborted, InvalidArgument
 from orlop.wire.front import NOWHERE, UNMASK, WAIT, pack, pack_spawn, parse_answer
 
 _FIRST_INHERITED = 6  # of the launch helper, see `runtime.launch`
+_GONE = "the front end is gone"
 
 
 class FrontChildren:
@@ -19,6 +20,7 @@ class FrontChildren:
         self.parent = str(pid)
         self._connection = connection
         self._program = program
+        self._announced = 0
 
     def helper(self, plan: int, control: int, stdio: tuple[int, int, int], inherit: Sequence[int]) -> int:
         fds = (self._program, *stdio, plan, control, *inherit)
@@ -33,10 +35,19 @@ class FrontChildren:
 
     def wait(self, pid: int, options: int = 0) -> tuple[int, int]:
         """waitpid(2) there; while it blocks, signals still come here."""
-        found, status = self._ask(pack(WAIT, pid, options))
+        if pid == self._announced:
+            self._announced = 0
+            found, status = self._answer()
+        else:
+            found, status = self._ask(pack(WAIT, pid, options))
         if found < 0:
             raise OSError(-found, os.strerror(-found))
         return found, status
+
+    def announce(self, pid: int) -> int:
+        self._say(pack(WAIT, pid, 0))
+        self._announced = pid
+        return self._connection.fileno()
 
     def _spawn(self, message: bytes, fds: Sequence[int], path: str = "") -> int:
         pid, _ = self._ask(message, fds)
@@ -45,11 +56,20 @@ class FrontChildren:
         return pid
 
     def _ask(self, message: bytes, fds: Sequence[int] = ()) -> tuple[int, int]:
+        self._say(message, fds)
+        return self._answer()
+
+    def _say(self, message: bytes, fds: Sequence[int] = ()) -> None:
         try:
             if fds:
                 socket.send_fds(self._connection, [message], fds)
             else:
                 self._connection.send(message)
+        except OSError as error:
+            raise Aborted(_GONE) from error
+
+    def _answer(self) -> tuple[int, int]:
+        try:
             return parse_answer(self._connection.recv(64))
         except (OSError, InvalidArgument) as error:
-            raise Aborted("the front end is gone") from error
+            raise Aborted(_GONE) from error

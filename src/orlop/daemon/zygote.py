@@ -103,6 +103,9 @@ class Zygote:
         gc.collect()
         gc.freeze()
         self._listener.socket.setblocking(False)
+        if os.sched_getscheduler(0) == os.SCHED_OTHER:
+            # What workers tell is heard when nothing else is to run: it must not keep a command from going on.
+            os.sched_setscheduler(0, os.SCHED_BATCH | os.SCHED_RESET_ON_FORK, os.sched_param(0))
 
     def _patience(self) -> int | None:
         """Milliseconds."""

@@ -15,8 +15,10 @@ from orlop.runtime.spawn import launch_program, spawn
 
 class Children(Protocol):
     """`helper` starts the launch helper (see `launch`) and `hook` a program with `stdio` as its standard streams; both
-    return the pid. `wait` is waitpid(2). `parent` is the directory in /proc of the process that does all
-    this, whose limits and capabilities bound what it starts."""
+    return the pid. `wait` is waitpid(2). `parent` is the directory in /proc of the process that does all this, whose
+    limits and capabilities bound what it starts. `announce` has a child's end told by something to read from the
+    descriptor that it returns, upon which `wait` does not wait, and before which nothing else may be asked for; it
+    returns -1 where SIGCHLD tells of it."""
 
     parent: str
 
@@ -27,6 +29,8 @@ class Children(Protocol):
     ) -> int: ...
 
     def wait(self, pid: int, options: int = 0) -> tuple[int, int]: ...
+
+    def announce(self, pid: int) -> int: ...
 
 
 class Own:
@@ -50,6 +54,9 @@ class Own:
 
     def wait(self, pid: int, options: int = 0) -> tuple[int, int]:
         return os.waitpid(pid, options)
+
+    def announce(self, pid: int) -> int:
+        return -1
 
 
 _now: Children = Own()

@@ -315,6 +315,7 @@ class _Making:
                 inherit=self.inherited,
                 on_sync=self._on_sync,
                 until="" if options.start else "ready",
+                on_clone=self._born,
                 meanwhile=None if self.record.place.adopted or not self.record.cgroup else self._limit_group,
             )
         finally:
@@ -436,8 +437,11 @@ class _Making:
         driver.adopt(self.groups, self.record.place, self.linux.resources, self.spec.annotations, pid)
         self.cgroup_made = True
 
-    def _at_created(self, pid: int, fds: Sequence[int]) -> None:
+    def _born(self, pid: int) -> None:
+        """The process is on its way to Sync("created"); nothing of it may outlive us that is not recorded by then."""
         self.store.publish(self._recorded(pid))
+
+    def _at_created(self, pid: int, fds: Sequence[int]) -> None:
         if self._new_user_namespace() and not self.host.lesser:
             self._map(pid)
         if self.linux.intel_rdt is not None:

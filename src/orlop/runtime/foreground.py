@@ -59,10 +59,14 @@ class Foreground:
 
     def wait(self, pid: int) -> int:
         """Until the child has ended: its exit status, or 128 and the signal that ended it."""
-        with _raw(0) if self.master >= 0 else _nothing():
-            return _exit_status(self._loop(pid))
+        process = os.pidfd_open(pid)  # what is told that it has ended may be reaped already, and its number another's
+        try:
+            with _raw(0) if self.master >= 0 else _nothing():
+                return _exit_status(self._loop(pid, process))
+        finally:
+            os.close(process)
 
-    def _loop(self, pid: int) -> int:
+    def _loop(self, pid: int, process: int) -> int:
         poll = select.poll()
         poll.register(self._signals, select.POLLIN)
         if self.master >= 0:
@@ -70,14 +74,20 @@ class Foreground:
             poll.register(0, select.POLLIN)
         if self._watched >= 0:
             poll.register(self._watched, select.POLLIN)
+        told = children().announce(pid)
+        if told >= 0:
+            poll.register(told, select.POLLIN)
+        ended = False
         while True:
-            done, status = children().wait(pid, os.WNOHANG)
+            done, status = children().wait(pid, os.WNOHANG) if told < 0 or ended else (0, 0)
             if done:
                 self._drain()
                 return status
             for fd, _ in poll.poll():
-                if fd == self._signals:
-                    self._pass_on(pid)
+                if fd == told:
+                    ended = True
+                elif fd == self._signals:
+                    self._pass_on(process)
                 elif fd == self._watched:
                     if self._act():
                         poll.unregister(fd)
@@ -85,12 +95,15 @@ class Foreground:
                 elif not _copy(fd, 1 if fd == self.master else self.master):
                     poll.unregister(fd)
 
-    def _pass_on(self, pid: int) -> None:
+    def _pass_on(self, process: int) -> None:
         for number in received(self._signals):
             if number == signal.SIGWINCH and self.master >= 0:
                 _copy_size(self.master)
             elif number != signal.SIGCHLD:
-                os.kill(pid, number)
+                try:
+                    signal.pidfd_send_signal(process, number)
+                except ProcessLookupError:  # its end is told in a moment
+                    pass
 
     def _drain(self) -> None:
         """What the process has written last."""

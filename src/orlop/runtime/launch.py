@@ -110,13 +110,14 @@ def launch(
     on_sync: OnSync | None = None,
     until: str = "",
     meanwhile: Callable[[], None] | None = None,
+    on_clone: Callable[[int], None] = lambda _: None,
 ) -> Launched:
     """Run a plan whose processes become children of this one, and follow it.
 
     `stdio` are the container's standard streams, `inherit` fill slots 0, 1, ...; all stay the caller's. `until` names
     a sync point after which the helper is left alone (it then waits in AwaitStart). At a sync point before the first
     Clone, the pid is the helper's own. `meanwhile` is called once the helper has been started and is on its way to the
-    first sync point.
+    first sync point, `on_clone` with the pid of each process that is born, which is then on its way to the next.
     """
     control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with control:
@@ -125,10 +126,15 @@ def launch(
         debug(f"nsexec container setup: process {helper} began on {_extent(plan)}")
         cloned = [helper]
         begin = Handshake() if _clones(plan) else Handshake("cloned", (helper,))
+
+        def born(pid: int) -> None:
+            cloned.append(pid)
+            on_clone(pid)
+
         try:
             if meanwhile is not None:
                 meanwhile()
-            launched = follow(control, plan, on_sync, until, begin, cloned.append, helper)
+            launched = follow(control, plan, on_sync, until, begin, born, helper)
         except BaseException:
             _abandon(control, cloned)
             raise

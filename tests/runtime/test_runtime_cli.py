@@ -877,6 +877,22 @@ def test_what_earlier_mounts_put_in_the_root_can_be_bound(lab: Lab, tmp_path: Pa
     assert " ro," in lines[2]
     assert "Read-only file system" in lines[3]
     assert not list((lab.rootfs / "mnt").iterdir())
+    assert ("stage 0: mounts\n" in lab("plan", str(lab.bundle)).stdout) == user
+
+
+def test_what_is_bound_into_a_user_namespace_from_the_root_is_in_the_root(lab: Lab, tmp_path: Path) -> None:
+    """It is opened with the rights of root on the machine: an image's link must not lead that out of the image."""
+    (tmp_path / "secret").mkdir()
+    (lab.rootfs / "way").symlink_to(tmp_path / "secret")
+    (lab.rootfs / "up").symlink_to("../" * 20 + str(tmp_path / "secret"))
+    os.chown(lab.rootfs, 100000, 100000)
+    ids = [{"containerID": 0, "hostID": 100000, "size": 65536}]
+    changes: dict[str, Any] = {"linux__uidMappings": ids, "linux__gidMappings": ids}
+    changes["linux__namespaces"] = [{"type": n} for n in ("pid", "ipc", "uts", "mount", "network", "user")]
+    for name in ("way", "up"):
+        mount = {"destination": "/bin", "source": str(lab.rootfs / name), "options": ["bind"]}
+        done = lab.run("true", ok=False, mounts=[*lab_mounts(), mount], **changes)
+        assert f"mounts[1] ({lab.rootfs}/{name} -> /bin): open_tree: ENOENT" in done.stderr
 
 
 def test_scheduling(lab: Lab) -> None:

@@ -24,14 +24,14 @@ def features_command(options: Options, context: Context) -> int:
 
 def plan_command(options: Options, context: Context) -> int:
     """Print the plan that would create a container of the bundle."""
-    from orlop.runtime.create import plan_of, read_bundle
+    from orlop.runtime.create import plans_of, read_bundle
     from orlop.runtime.host import probe_host
 
     bundle = os.path.abspath(options.arguments[0] if options.arguments else options.bundle)
     spec = read_bundle(bundle).value
     cache = os.path.join(context.root, ".seccomp")
-    plan = plan_of(spec, bundle, options.id, probe_host(), cache, context.systemd)
-    print(plan.render(), end="")
+    plans = plans_of(spec, bundle, options.id, probe_host(), cache, context.systemd)
+    print("".join(plan.render() for plan in plans), end="")
     return 0
 
 

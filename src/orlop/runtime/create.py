@@ -79,6 +79,13 @@ def plan_of(
     spec: RuntimeSpec, bundle: str, identifier: str, host: Host, seccomp_cache: str, systemd: bool = False
 ) -> Plan:
     """The plan that `create` would run, with nothing made."""
+    return plans_of(spec, bundle, identifier, host, seccomp_cache, systemd)[0]
+
+
+def plans_of(
+    spec: RuntimeSpec, bundle: str, identifier: str, host: Host, seccomp_cache: str, systemd: bool = False
+) -> tuple[Plan, ...]:
+    """The same, and those that the parent would run at each Sync("mounts") of it."""
     spec = idmaps.with_mappings(spec)
     groups, place = place_of(spec, host, identifier, systemd)
     request = CreateRequest(
@@ -94,7 +101,7 @@ def plan_of(
         make_devices=_makes_devices(host),
         netlink_slot=_netlink_slot(spec, 1 + len(_idmap_slots(spec, 1))),
     )
-    return compile_create(spec, host, request)
+    return compile_create(spec, host, request), *compile_from_outside(spec, host, request)
 
 
 def _idmap_slots(spec: RuntimeSpec, first: int) -> dict[str, int]:

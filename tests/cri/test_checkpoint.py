@@ -190,3 +190,152 @@ def test_a_checkpoint_that_nobody_waits_for_any_more_is_called_off(
     assert not location.exists()
     client.CheckpointContainer(container_id=container, location=str(location))
     pod.counts_on(container, pod.count(container))
+
+
+# --- restoring
+
+
+class Checkpoint:
+    """A container's checkpoint and what it had counted to, at least, by then."""
+
+    def __init__(self, pod: Pod, script: str = COUNTER, **fields: Any) -> None:
+        self.archive = pod.directory / "checkpoint.tar"
+        container = pod.up(script, "before", **fields)
+        pod.counts_on(container, 5)
+        self.reached = pod.count(container)
+        pod.client.CheckpointContainer(container_id=container, location=str(self.archive))
+        pod.client.RemoveContainer(container_id=container)
+
+    def again(self, pod: Pod, name: str = "again", **fields: Any) -> str:
+        config = container_config(str(self.archive), name=name, log_path=f"{name}.log", linux=OWN, **fields)
+        call = pod.client.CreateContainer(pod_sandbox_id=pod.id, config=config, sandbox_config=pod.config, within=60)
+        container = str(call.container_id)
+        pod.client.StartContainer(container_id=container, within=60)
+        return container
+
+
+def test_a_container_goes_on_where_its_checkpoint_was(
+    daemon: Daemon, client: Client, pod: Pod, busybox: str, tmp_path: Path
+) -> None:
+    shared = "echo there >/dev/shm/mine; exec 8<>/dev/shm/mine"
+    kept = Checkpoint(pod, f"echo begins; rm /etc/group; {shared}; trap 'exit 7' TERM; {COUNTER}")
+    container = kept.again(pod)
+    assert pod.count(container) >= kept.reached  # a new one would begin at 1
+    pod.counts_on(container, kept.reached + 5)
+    status = client.ContainerStatus(container_id=container).status
+    assert (status.state, status.image_id) == (api.CONTAINER_RUNNING, busybox)
+    answer = client.ExecSync(
+        container_id=container, cmd=["sh", "-c", "ls /etc/group; cat /dev/shm/mine; busybox readlink /proc/1/fd/8"]
+    )
+    assert answer.stdout == b"there\n/dev/shm/mine\n"
+    same = [
+        client.ExecSync(container_id=container, cmd=["busybox", "readlink", f"/proc/{who}/ns/time"]).stdout
+        for who in ("1", "self")
+    ]
+    assert same[0] == same[1]
+    assert not (daemon.root / "containers" / container / "checkpoint").exists()
+    client.StopContainer(container_id=container, timeout=5)
+    assert client.ContainerStatus(container_id=container).status.exit_code == 7
+    assert (tmp_path / "again.log").read_text() == ""
+
+
+def test_what_was_restored_is_checkpointed_again_and_goes_on_in_another_pod(
+    client: Client, pod: Pod, busybox: str, tmp_path: Path
+) -> None:
+    kept = Checkpoint(pod, f"(sleep 1; while true; do echo tick; sleep 0.1; done) & {COUNTER}")
+    container = kept.again(pod)
+    log = tmp_path / "again.log"
+    wait_for(lambda: "stdout F tick" in log.read_text(), "output of what was restored")
+    archive = tmp_path / "second.tar"
+    reached = pod.count(container)
+    client.CheckpointContainer(container_id=container, location=str(archive))
+    kept.archive = archive
+    (tmp_path / "other").mkdir()
+    other = Pod(client, busybox, tmp_path / "other")
+    try:
+        again = kept.again(other)
+        other.counts_on(again, reached)
+        wait_for(lambda: "tick" in (tmp_path / "other/again.log").read_text(), "output of what was restored twice")
+    finally:
+        client.RemovePodSandbox(pod_sandbox_id=other.id)
+
+
+def test_streams_are_those_of_the_new_container(daemon: Daemon, client: Client, pod: Pod) -> None:
+    script = "while read word; do echo got $word; echo 9 >/tmp/count; done; exit 5"
+    kept = Checkpoint(pod, f"echo 9 >/tmp/count; {script}", stdin=True)
+    container = kept.again(pod, stdin=True)
+    engine = daemon.engine()
+    with engine.containers.attach(container) as shim:
+        shim.attach(stdin=True)
+        shim.send_stdin(b"one\n")
+        frame = shim.receive()
+        assert frame is not None
+        assert frame.payload == b"got one\n"
+        shim.end_stdin()
+        ended = shim.wait(10)
+        assert ended is not None
+        assert ended.status == 5
+    engine.close()
+    without = kept.again(pod, "without")  # what reads comes to an end
+    wait_for(lambda: client.ContainerStatus(container_id=without).status.exit_code == 5, "the end")
+
+
+def test_a_terminal_comes_back(daemon: Daemon, pod: Pod) -> None:
+    kept = Checkpoint(pod, "echo 9 >/tmp/count; x=4; stty -echo; while read word; do echo $word-$x; done", tty=True)
+    container = kept.again(pod, tty=True)
+    engine = daemon.engine()
+    with engine.containers.attach(container) as shim:
+        shim.attach(stdin=True)
+        shim.send_stdin(b"one\n")
+        frame = shim.receive()
+        assert frame is not None
+        assert frame.payload == b"one-4\r\n"
+    engine.close()
+
+
+def test_what_is_no_checkpoint_is_refused_and_a_failed_restore_leaves_no_process(
+    daemon: Daemon, client: Client, pod: Pod, tmp_path: Path
+) -> None:
+    kept = Checkpoint(pod)
+    whole = members(kept.archive)
+
+    def create(path: Path, code: grpc.StatusCode, **fields: Any) -> str:
+        config = container_config(str(path), name="wrong", linux=OWN, **fields)
+        wanted = {"pod_sandbox_id": pod.id, "config": config, "sandbox_config": pod.config}
+        return refused(lambda: client.CreateContainer(**wanted), code)
+
+    create(tmp_path / "missing.tar", grpc.StatusCode.NOT_FOUND)
+    (tmp_path / "text.tar").write_text("no archive" * 200)
+    create(tmp_path / "text.tar", grpc.StatusCode.INVALID_ARGUMENT)
+    for name in ("config.dump", "checkpoint/inventory.img", "checkpoint/descriptors.json"):
+        write(tmp_path / "less.tar", {key: data for key, data in whole.items() if key != name})
+        create(tmp_path / "less.tar", grpc.StatusCode.INVALID_ARGUMENT)
+    write(tmp_path / "link.tar", whole, {"checkpoint/pages-9.img": "/etc/shadow"})
+    assert "is no file" in create(tmp_path / "link.tar", grpc.StatusCode.INVALID_ARGUMENT)
+    assert "tty" in create(kept.archive, grpc.StatusCode.FAILED_PRECONDITION, tty=True)
+    assert "stdin" in create(kept.archive, grpc.StatusCode.FAILED_PRECONDITION, stdin=True)
+    assert not client.ListContainers().containers
+
+    write(tmp_path / "broken.tar", {key: b"" if "core-" in key else data for key, data in whole.items()})
+    kept.archive = tmp_path / "broken.tar"
+    text = refused(lambda: kept.again(pod), grpc.StatusCode.FAILED_PRECONDITION)
+    assert "cannot restore" in text
+    (left,) = client.ListContainers().containers
+    assert left.state == api.CONTAINER_EXITED
+    wait_for(lambda: not criu_runs(), "criu to be gone")
+    assert str(daemon.state) not in Path("/proc/self/mountinfo").read_text().replace(
+        f"{daemon.state}/containers/{pod.id}/shm", ""
+    )
+
+
+def write(path: Path, files: dict[str, bytes], links: dict[str, str] | None = None) -> None:
+    with tarfile.open(path, "w") as tar:
+        for name, data in files.items():
+            if name != "checkpoint":
+                member = tarfile.TarInfo(name)
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+        for name, target in (links or {}).items():
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = tarfile.SYMTYPE, target
+            tar.addfile(member)

@@ -15,7 +15,14 @@ from orlop.engine.checkpoints.dump import check, dump
 from orlop.engine.records import Container
 from orlop.spec import cancel
 from orlop.spec.document import encode
-from orlop.spec.errors import Aborted, AlreadyExists, DeadlineExceeded, InvalidArgument, NotFound, os_errors
+from orlop.spec.errors import (
+    Aborted,
+    AlreadyExists,
+    DeadlineExceeded,
+    InvalidArgument,
+    NotFound,
+    os_errors,
+)
 from orlop.sys.tree import remove_tree
 
 PATIENCE = 600.0  # seconds that a checkpoint may take where the caller does not say

@@ -10,7 +10,7 @@ from contextlib import suppress
 import msgspec
 
 from orlop._stubs.cri import api_pb2 as api
-from orlop.cri import answers, cdi, cdi_files, handlers, profiles, requests
+from orlop.cri import answers, cdi, cdi_files, handlers, profiles, requests, restores
 from orlop.cri.details import container_info
 from orlop.cri.node import Node
 from orlop.engine import lifecycle
@@ -47,6 +47,7 @@ def _create(node: Node, request: api.CreateContainerRequest) -> tuple[Container,
         config = cdi.inject(config, cdi_files.read().edits(devices))
     if sandbox.config.oci_runtime is not None:
         config = handlers.run_by(config, sandbox.config.oci_runtime)
+    config = restores.restored(node, config)
     began = time.time()
     made = node.engine.pods.create_container(profiles.resolved(config, request.config.mounts))
     return made, made.created >= began

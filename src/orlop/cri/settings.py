@@ -21,3 +21,4 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     handlers: dict[str, OciRuntime] = {}  # other OCI runtimes by the name that a pod asks for
     cgroup_driver: Driver = "cgroupfs"  # who makes the groups of pods; the kubelet has to be told the same
     network: str = ""  # a network of the engine or a conflist by name; empty: the first conflist, else the bridge
+    restore_images: bool = False  # images that hold a checkpoint may be restored: whoever names one decides all of it

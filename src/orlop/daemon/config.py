@@ -82,6 +82,10 @@ class Cri(_Table, frozen=True, kw_only=True):
     certs: Annotated[
         tuple[str, ...], Meta(description="Directories with a REGISTRY/hosts.toml for mirrors and certificates")
     ] = tuple(map(str, DIRECTORIES))
+    restore_images: Annotated[
+        bool,
+        Meta(description="Restore containers from images that hold a checkpoint, whose makers then decide all they do"),
+    ] = False
     default_handler: Annotated[str, Meta(description="The handler of pods that name none")] = "orlop"
     handlers: Annotated[
         dict[str, Handler], Meta(description="Other OCI runtimes by the name that a RuntimeClass gives")

@@ -42,8 +42,8 @@ _AGAIN = 1.0  # seconds before the warm runtime is started again
 _LAST_WORDS = 5.0  # seconds that threads are waited for when their calls have been given up
 # what SIGHUP puts in force; everything else takes effect when the daemon is started again
 RELOADED = frozenset(
-    "daemon.log_level daemon.log_format daemon.shutdown_timeout cri.network cri.pinned_images cri.default_handler "
-    "cri.handlers tracing.endpoint tracing.ratio".split()
+    "daemon.log_level daemon.log_format daemon.shutdown_timeout cri.network cri.pinned_images cri.restore_images "
+    "cri.default_handler cri.handlers tracing.endpoint tracing.ratio".split()
 )
 
 
@@ -232,6 +232,7 @@ def _settings(config: Config) -> Settings:
         streaming_port=cri.streaming_port,
         stream_idle_timeout=cri.stream_idle_timeout,
         pinned_images=cri.pinned_images,
+        restore_images=cri.restore_images,
         certs=cri.certs,
         cgroup_driver="systemd" if cri.cgroup_driver == "systemd" else "cgroupfs",
         network=cri.network,

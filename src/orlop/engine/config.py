@@ -231,6 +231,7 @@ class ContainerConfig(_Config, frozen=True, kw_only=True):
     platform: str = ""
     runtime: str = ""
     log: LogConfig = LogConfig()
+    checkpoint: str = ""  # an archive, or a directory with the same contents: the container goes on from there
     rootfs: str = ""  # a directory of the host that stands for the image; with it `image` is empty
     pod: PodRequest | None = None
     oci_runtime: OciRuntime | None = None

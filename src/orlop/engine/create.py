@@ -94,6 +94,10 @@ def _furnish(engine: Engine, container: Container, image: Image | None) -> Conta
         engine.snapshots.prepare(container.id, image.chain_id)
         _hand_over(engine, container)
     reached("create.snapshot")
+    if container.config.checkpoint:
+        from orlop.engine.checkpoints.restore import furnish
+
+        furnish(engine, container)
     image_mounts.prepare(engine, container)
     uses = _volumes(engine, container, image)
     reached("create.volumes")

@@ -65,6 +65,10 @@ def discard(engine: Engine, container: Container, volumes: bool = True) -> None:
     if record.cgroup or record.networked or container.state in lifecycle.LIVE:
         settle.release(engine, container)
     image_mounts.discard(engine, container)
+    if container.config.checkpoint:
+        from orlop.engine.checkpoints.restore import view_of
+
+        engine.snapshots.remove(view_of(container))
     engine.snapshots.remove(container.id)
     reached("remove.snapshot")
     engine.volumes.release(container.id, remove_anonymous=volumes)

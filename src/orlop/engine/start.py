@@ -111,6 +111,8 @@ def _start(engine: Engine, container: Container, attach: bool, stdin: bool, own:
         reached("start.files")
         if container.config.oci_runtime is not None:
             return _by_another_runtime(engine, container, bundle, root, attach, stdin, own)
+        if container.config.checkpoint:
+            return _from_checkpoint(engine, container, bundle, root, attach or own)
         with _id_mapped(bundle, user) as idmaps:
             return _launch(engine, container, bundle, root, idmaps, attach, stdin, own)
 
@@ -207,6 +209,7 @@ def _shim(
     connect: bool,
     pid_file: str = "",
     meanwhile: Callable[[], None] | None = None,
+    inherit: tuple[int, ...] = (),
 ) -> tuple[socket.socket, Shim]:
     """The container's supervisor, which has begun to run the plan (see `shim.spawn.start`); the socket on which to
     follow it."""
@@ -229,11 +232,41 @@ def _shim(
             oom_events=groups.oom_events(engine.cgroups, container.record),
             tell_senders=bool(container.record.slice),
             meanwhile=meanwhile,
+            inherit=inherit,
         )
     finally:
         os.close(program)
     reached("start.shim")
     return started
+
+
+def _from_checkpoint(engine: Engine, container: Container, bundle: Bundle, root: int, own: bool) -> Started:
+    """As `_launch`, with processes that go on where they were."""
+    from orlop.engine.checkpoints.restore import launch
+
+    def shim_of(plan: Plan, inherit: tuple[int, ...], pid_file: str) -> tuple[socket.socket, Shim]:
+        encoded = prepare(plan, inherited=len(inherit))
+        try:
+            return _shim(engine, container, bundle, encoded, own, pid_file, inherit=inherit)
+        finally:
+            os.close(encoded)
+
+    if not container.record.slice:
+        resources = bundle.spec.linux.resources if bundle.spec.linux else None
+        cgroups.create(engine.cgroups, container.record.cgroup, resources)
+        reached("start.cgroup")
+    pid, client = launch(engine, container, bundle, root, shim_of)
+    try:
+        reached("start.launched")
+        if bundle.spec.hooks is not None:
+            from orlop.engine import container_hooks
+
+            container_hooks.started(engine, container, bundle.spec, pid)
+        return Started(container=_running(engine, container, pid), client=client)
+    except BaseException:
+        if client is not None:
+            client.close()
+        raise
 
 
 def _by_another_runtime(

@@ -26,6 +26,14 @@ def joins(procs: Sequence[str], host: Host) -> Iterator[Step]:
             yield Step(WriteFile(NONE, path.removesuffix(_PROCS) + "tasks", 0, CGROUP_MAGIC, b"0"), _ORIGIN)
 
 
+def enters(procs: Sequence[str], host: Host) -> Iterator[Step]:
+    """The calling process enters all groups of `procs`, though the kernel may make it wait."""
+    yield from joins(procs, host)
+    for path in procs:
+        if _unified(path, host):
+            yield Step(WriteFile(NONE, path, 0, CGROUP2_MAGIC, b"0"), _ORIGIN)
+
+
 def birthplace(procs: Sequence[str], host: Host, slot: int) -> Iterator[Step]:
     """Opens the v2 group of `procs`, if there is one, for the next Clone to start its child in."""
     for path in procs:

@@ -13,7 +13,16 @@ import msgspec
 
 from orlop.runtime import compile_cgroups
 from orlop.runtime.compile_external import bound
-from orlop.runtime.compile_layout import AT_RECURSIVE, NONE, O_DIRECTORY, OPEN_TREE_CLONE, Layout, layout
+from orlop.runtime.compile_layout import (
+    AT_RECURSIVE,
+    NONE,
+    O_DIRECTORY,
+    O_RDWR,
+    O_WRONLY,
+    OPEN_TREE_CLONE,
+    Layout,
+    layout,
+)
 from orlop.runtime.compile_mounts import Prepared
 from orlop.runtime.facts import Host
 from orlop.runtime.mount_options import MS_REC, MS_SLAVE
@@ -34,6 +43,7 @@ from orlop.runtime.ops import (
     Sync,
     Target,
     Umount,
+    Unshare,
 )
 from orlop.runtime.plan import Plan, Stage, Step
 
@@ -97,6 +107,53 @@ def compile_restore(
     return Plan((Stage("outside", outside), Stage("criu", (*inside, *_service(program)))))
 
 
+def compile_handed_restore(
+    program: Program,
+    place: str,
+    directories: tuple[str, str],
+    mounts: tuple[Prepared, ...],
+    procs: Sequence[str],
+    host: Host,
+    await_cgroup: bool,
+) -> Plan:
+    """As `compile_restore`, in a process that becomes CRIU and whose standard streams are to be the container's.
+
+    Handed over are, in this order: CRIU's connection, a file for what it says before it has a log, the root file
+    system as a detached mount, and `program.more` descriptors. CRIU has the container's streams as SERVICE_FD + 1 to 3,
+    and the further ones from SERVICE_FD + 4 on. With `await_cgroup` the parent puts the process into its groups at
+    Sync("cgroup"), else it enters those of `procs`.
+    """
+    connection, errors, root, further = 0, 1, 2, 3
+    slots = layout(root, *range(further + program.more))
+    streams = (slots.null, slots.master, slots.slave)
+    steps: list[Step] = [Step(Sync("cgroup", ()), "linux.cgroupsPath")] if await_cgroup else []
+    if not await_cgroup:
+        steps += compile_cgroups.enters(procs, host)
+    steps += (
+        *(
+            Step(Open(slot, NONE, f"/proc/self/fd/{fd}", O_WRONLY if fd else 0, 0, 0), "process")
+            for fd, slot in enumerate(streams)
+        ),
+        Step(Unshare(FLAGS["mount"]), "criu"),
+        *_place(place),
+        Step(MoveMount(root, NONE, root_at(place)), "root.path"),
+        Step(OpenTree(slots.file, NONE, root_at(place), OPEN_TREE_CLONE | AT_RECURSIVE), "root.path"),
+        *_stands(slots, mounts),
+        Step(Umount(NONE, root_at(place), _MNT_DETACH), "criu"),
+        Step(MoveMount(slots.file, NONE, root_at(place)), "root.path"),  # as it was before the mounts
+        *_directories(slots, directories),
+        Step(Open(slots.tty, NONE, "/dev/null", O_RDWR, 0, 0), "criu"),
+        *(Step(Dup(slots.tty, fd), "criu") for fd in (0, 1)),
+        Step(Dup(errors, 2), "criu"),
+        *(
+            Step(Dup(slot, SERVICE_FD + number), "criu")
+            for number, slot in enumerate((connection, *streams, *range(further, further + program.more)))
+        ),
+        Step(Execve((program.path,), ("criu", "swrk", str(SERVICE_FD)), program.environment), "criu"),
+    )
+    return Plan((Stage("criu", tuple(steps)),))
+
+
 def _directories(slots: Layout, paths: tuple[str, str]) -> Iterator[Step]:
     """CRIU finds them as descriptors of its client, goes there and mounts in there, which it can do in mounts of its
     own namespace alone: hence they are opened here."""
@@ -111,10 +168,14 @@ def root_at(place: str) -> str:
 
 def _attach(slots: Layout, rootfs: str, place: str) -> Iterator[Step]:
     """A first copy of the root, to furnish."""
+    yield from _place(place)
+    yield from _root(slots, rootfs, place)
+
+
+def _place(place: str) -> Iterator[Step]:
     yield Step(Propagation(NONE, "/", MS_SLAVE | MS_REC), "criu")
     yield Step(Mount("tmpfs", NONE, place, "tmpfs", _MS_NOSUID_NODEV, "mode=700,size=64k"), "criu")
     yield Step(Mkdir(NONE, root_at(place), 0o755, 0, 0), "criu")
-    yield from _root(slots, rootfs, place)
 
 
 def _root(slots: Layout, rootfs: str, place: str) -> Iterator[Step]:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 
 from orlop.cgroups import apply as cgroups
+from orlop.cgroups.facts import CgroupHost
 from orlop.cgroups.units import Place
 from orlop.runtime import checkpoint, compile_external, criu, hooks
 from orlop.runtime import create as creation
@@ -78,6 +79,48 @@ def restore(store: Store, options: Options) -> Record:
         raise
 
 
+def compose(
+    options: Options,
+    spec: RuntimeSpec,
+    record: Record,
+    groups: CgroupHost,
+    pid: int,
+    directories: Sequence[int],
+    root: str,
+) -> messages.Options:
+    """What is asked of the CRIU with this number, but for the descriptors that it inherits. `directories` are those of
+    image and work; `root` is where it finds the root file system."""
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        host = compile_external.parse_mountinfo(file.read())
+    return messages.Options(
+        images_dir_fd=directories[0],
+        work_dir_fd=directories[1],
+        log_file=LOG,
+        root=root,
+        config_file=criu.config_file(record.annotations),
+        manage_cgroups_mode=messages.CGROUP_MODES[options.cgroups_mode],
+        cgroup_roots=_groups(pid),
+        evasive_devices=True,
+        rst_sibling=True,
+        tcp_established=options.tcp_established,
+        tcp_close=options.tcp_close,
+        ext_unix_sk=options.ext_unix_sk,
+        shell_job=options.shell_job,
+        file_locks=options.file_locks,
+        auto_dedup=options.auto_dedup,
+        lazy_pages=options.lazy_pages,
+        lsm_profile=options.lsm_profile,
+        lsm_mount_context=options.lsm_mount_context,
+        empty_namespaces=FLAGS["network"],
+        join=tuple(
+            (compile_external.JOINED[name], path)
+            for name, path in namespaces(spec.linux or Linux()).joined.items()
+            if name in compile_external.JOINED
+        ),
+        external_mounts=compile_external.restored(spec, options.bundle, groups, record.cgroup, host),
+    )
+
+
 class _Restoring:
     """One restore: what has been made so far, so that it can be undone."""
 
@@ -121,13 +164,9 @@ class _Restoring:
             if name.startswith("pipe:"):
                 mine.append(os.dup(fd))
                 found.append((name, SERVICE_FD + len(mine)))
-        for name, path in namespaces(self.linux).joined.items():
-            if name in compile_external.EXTERNAL:
-                try:
-                    mine.append(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
-                except OSError as error:
-                    raise from_os(error, f"linux.namespaces ({name})") from error
-                found.append((compile_external.EXTERNAL[name][1], SERVICE_FD + len(mine)))
+        for key, fd in external_namespaces(self.linux):
+            mine.append(fd)
+            found.append((key, SERVICE_FD + len(mine)))
         return tuple(found)
 
     def _run(self, inherit: tuple[tuple[str, int], ...], more: list[int]) -> None:
@@ -144,52 +183,21 @@ class _Restoring:
         # A shell's terminal is found by CRIU on its own streams.
         stderr = 2 if self.options.shell_job else None
         with criu.Criu(plan, more, stderr) as service:
-            request = self._request(service, inherit, root_at(place))
+            request = compose(
+                self.options,
+                self.spec,
+                self.record,
+                self.host.cgroups,
+                service.pid,
+                service.directories,
+                root_at(place),
+            )
+            request = msgspec.structs.replace(request, inherit=inherit)
             answer = service.request(messages.RESTORE, request, self._on_notify)
         if not answer.success:
             log = criu.log_path(self.options.work or self.options.image, LOG, criu.config_file(self.record.annotations))
             raise criu.failure(answer, f"cannot restore container {self.record.id}", log)
         self._recorded(answer.pid, "running")
-
-    def _request(
-        self,
-        service: criu.Criu,
-        inherit: tuple[tuple[str, int], ...],
-        root: str,
-    ) -> messages.Options:
-        options = self.options
-        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
-            host = compile_external.parse_mountinfo(file.read())
-        return messages.Options(
-            images_dir_fd=service.directories[0],
-            work_dir_fd=service.directories[1],
-            log_file=LOG,
-            root=root,
-            config_file=criu.config_file(self.record.annotations),
-            manage_cgroups_mode=messages.CGROUP_MODES[options.cgroups_mode],
-            cgroup_roots=_groups(service.pid),
-            evasive_devices=True,
-            rst_sibling=True,
-            tcp_established=options.tcp_established,
-            tcp_close=options.tcp_close,
-            ext_unix_sk=options.ext_unix_sk,
-            shell_job=options.shell_job,
-            file_locks=options.file_locks,
-            auto_dedup=options.auto_dedup,
-            lazy_pages=options.lazy_pages,
-            lsm_profile=options.lsm_profile,
-            lsm_mount_context=options.lsm_mount_context,
-            empty_namespaces=FLAGS["network"],
-            inherit=inherit,
-            join=tuple(
-                (compile_external.JOINED[name], path)
-                for name, path in namespaces(self.linux).joined.items()
-                if name in compile_external.JOINED
-            ),
-            external_mounts=compile_external.restored(
-                self.spec, options.bundle, self.host.cgroups, self.record.cgroup, host
-            ),
-        )
 
     # --- while CRIU works
 
@@ -237,16 +245,9 @@ class _Restoring:
     def _note_time_namespace(self) -> None:
         """CRIU restores into a time namespace, so that clocks go on from where they stood. `exec` and the next
         checkpoint join the namespaces that the configuration has, so our copy of it gets one."""
-        if "time" in namespaces(self.linux):
-            return
-        try:
-            if os.stat(f"/proc/{self.record.init_process_pid}/ns/time").st_ino == os.stat("/proc/self/ns/time").st_ino:
-                return
-        except OSError:  # no such namespaces here, or the process has ended already
-            return
-        document = msgspec.json.decode(self.document.raw)
-        document["linux"]["namespaces"].append({"type": "time"})
-        self.store.write(self.record.id, CONFIG, msgspec.json.encode(document))
+        changed = with_time_namespace(self.document.raw, self.linux, self.record.init_process_pid)
+        if changed is not None:
+            self.store.write(self.record.id, CONFIG, changed)
 
     def undo(self) -> None:
         """Take back what was made, as `delete --force` would."""
@@ -258,6 +259,31 @@ class _Restoring:
             children().wait(pid, os.WNOHANG) if pid else None
         except ChildProcessError:
             pass
+
+
+def external_namespaces(linux: Linux) -> Iterator[tuple[str, int]]:
+    """Those to join that CRIU knows by a key, and a descriptor of each, which is the caller's."""
+    for name, path in namespaces(linux).joined.items():
+        if name in compile_external.EXTERNAL:
+            try:
+                fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            except OSError as error:
+                raise from_os(error, f"linux.namespaces ({name})") from error
+            yield compile_external.EXTERNAL[name][1], fd
+
+
+def with_time_namespace(config: bytes, linux: Linux, pid: int) -> bytes | None:
+    """A configuration with a time namespace where the restored process has got one and the configuration names none."""
+    if "time" in namespaces(linux):
+        return None
+    try:
+        if os.stat(f"/proc/{pid}/ns/time").st_ino == os.stat("/proc/self/ns/time").st_ino:
+            return None
+    except OSError:  # no such namespaces here, or the process has ended already
+        return None
+    document = msgspec.json.decode(config)
+    document["linux"]["namespaces"].append({"type": "time"})
+    return msgspec.json.encode(document)
 
 
 def _groups(pid: int) -> tuple[tuple[str, str], ...]:

@@ -11,6 +11,7 @@ from orlop.runtime.criu import CONFIG_ANNOTATION, installed
 from orlop.seccomp import assemble
 from orlop.spec import capabilities
 from orlop.spec.runtime import VERSION
+from orlop.sys.process import takes_seccomp_flags
 
 CHECKPOINT = "org.opencontainers.runc.checkpoint.enabled"  # the name that engines look for
 
@@ -42,6 +43,11 @@ def features() -> dict[str, Any]:
     }
 
 
+def _asked(flag: int) -> int:
+    """The flag with the one that it does not go without."""
+    return flag | (assemble.NEW_LISTENER if flag == assemble.FLAGS["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"] else 0)
+
+
 def _seccomp() -> dict[str, Any]:
     return {
         "enabled": True,
@@ -49,5 +55,5 @@ def _seccomp() -> dict[str, Any]:
         "operators": sorted(assemble.OPERATORS),
         "archs": sorted(assemble.ARCHITECTURES),
         "knownFlags": sorted(assemble.FLAGS),
-        "supportedFlags": sorted(assemble.FLAGS),
+        "supportedFlags": sorted(name for name, bit in assemble.FLAGS.items() if takes_seccomp_flags(_asked(bit))),
     }

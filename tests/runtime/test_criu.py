@@ -17,6 +17,7 @@ from tests import criu
 from tests.runtime.test_runtime_cli import SOURCE, Lab, groups_of, wait_for
 from tests.runtime.test_runtime_cli import lab as plain  # noqa: F401 - a fixture
 
+from orlop.runtime.criu import config_file
 from orlop.sys.procfs import start_time
 
 pytestmark = pytest.mark.root
@@ -395,6 +396,16 @@ def test_a_file_of_options_for_criu(it: Criu) -> None:
     assert (it.work / "own.log").exists()
     (it.image / "core-1.img").write_bytes(b"\0" * 16)
     assert f"(more in {it.work}/own.log)" in it.restore(ok=False)
+
+
+def test_of_the_files_of_options_the_nearest_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = {"/etc/criu/runc.conf", "/etc/criu/crun.conf", "/etc/criu/orlop.conf"}
+    monkeypatch.setattr(os.path, "exists", there.__contains__)
+    for name in ("orlop", "crun", "runc"):
+        assert config_file({}) == f"/etc/criu/{name}.conf"
+        there.remove(f"/etc/criu/{name}.conf")
+    assert config_file({}) == ""
+    assert config_file({"org.criu.config": "/own"}) == "/own"
 
 
 # --- refused

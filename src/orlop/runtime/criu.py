@@ -28,7 +28,7 @@ from orlop.wire import criu as messages
 
 OnNotify = Callable[[messages.Answer, Sequence[int]], None]
 CONFIG_ANNOTATION = "org.criu.config"
-_CONFIGS = ("/etc/criu/orlop.conf", "/etc/criu/runc.conf")
+_CONFIGS = ("/etc/criu/orlop.conf", "/etc/criu/crun.conf", "/etc/criu/runc.conf")
 # what CRIU tries out, logs as an error, and does without: more descriptors, and whether there are tun devices
 _NOISE = ("RLIMIT_NOFILE", "Unable to create tun")
 _LOG_MAX = 16 << 20

@@ -155,10 +155,12 @@ class Node:
         """As `call`, for what makes something. Where the caller has gone when it is there, `undo` takes it away."""
         token = cancel.Token()
         future = self.submit(token, lambda: function(*args, **kwargs))
+        waiting = asyncio.wrap_future(future)
         try:
-            return await asyncio.shield(asyncio.wrap_future(future))
+            return await asyncio.shield(waiting)
         except asyncio.CancelledError:
             token.cancel()
+            waiting.add_done_callback(_unwanted)
             future.add_done_callback(lambda done: _undo(done, undo))
             raise
 
@@ -177,6 +179,7 @@ class Node:
         try:
             return settle.settled(self.engine, container, gone_ok=True)
         except OrlopError as error:
+            cancel.check()  # nobody waits for the list any more
             log.warning("container %s: %s", container.id[:12], error, extra={"fields": {"container": container.id}})
             return container
 
@@ -195,6 +198,12 @@ class Node:
         self._members.shutdown()
         self._patient.shutdown()
         self.collector.close()
+
+
+def _unwanted(done: asyncio.Future[Any]) -> None:
+    """The caller of what has failed has gone. What is no error of ours is a defect all the same."""
+    if not done.cancelled() and (error := done.exception()) is not None and not isinstance(error, OrlopError):
+        log.error("a call whose caller has gone failed", exc_info=error)
 
 
 def _undo(done: Future[T], undo: Callable[[T], object]) -> None:

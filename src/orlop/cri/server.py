@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 
 import grpc.aio
@@ -17,9 +18,20 @@ _OPTIONS = (
     ("grpc.so_reuseport", 0),
 )
 
+log = logging.getLogger("orlop.cri")
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """An answer that finds its caller gone, for whom time was up meanwhile, is no error, though gRPC calls it one."""
+    gone = record.exc_info is not None and type(record.exc_info[1]).__name__ == "ExecuteBatchError"
+    if gone:
+        log.debug("%s: its caller had gone before the answer", record.args[0] if record.args else "a call")
+    return not gone
+
 
 async def start(node: Node, path: str) -> grpc.aio.Server:
     """Serve on the socket at `path`, root's and its group's alone. What a daemon that was killed left there goes."""
+    logging.getLogger("grpc._cython.cygrpc").addFilter(_is_news)
     server = grpc.aio.server(options=_OPTIONS)
     server.add_generic_rpc_handlers(tuple(services.handlers(node)))
     with os_errors("make the socket's directory"):

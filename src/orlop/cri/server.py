@@ -25,7 +25,7 @@ def _is_news(record: logging.LogRecord) -> bool:
     """An answer that finds its caller gone, for whom time was up meanwhile, is no error, though gRPC calls it one."""
     gone = record.exc_info is not None and type(record.exc_info[1]).__name__ == "ExecuteBatchError"
     if gone:
-        log.debug("%s: its caller had gone before the answer", record.args[0] if record.args else "a call")
+        log.debug("the caller had gone before its answer: %s", record.getMessage())
     return not gone
 
 

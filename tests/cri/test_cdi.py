@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orlop._stubs.cri import api_pb2 as api
-from orlop.cri import cdi, cdi_files
+from orlop.cri import cdi, cdi_files, cdi_yaml
 from orlop.engine.config import ContainerConfig, MountRequest, PodRequest
 from orlop.engine.oci.spec import hooks
 from orlop.spec.errors import InvalidArgument, NotFound, OrlopError, Unimplemented
@@ -151,11 +152,89 @@ def test_files_that_can_t_be_read_do_not_matter_to_the_others(tmp_path: Path) ->
     (tmp_path / "a.json").write_text(json.dumps(document()))
     (tmp_path / "b.json").mkdir()
     os.mkfifo(tmp_path / "c.json")
-    (tmp_path / "d.yaml").write_text("kind: x")
+    (tmp_path / "d.yaml").write_text("kind: x\nkind: y")
     (tmp_path / "e.txt").write_text("nothing")
     library = cdi_files.read((str(tmp_path / "none"), str(tmp_path)))
     assert len(library.edits(["vendor.com/net=one"])) == 2
     assert {Path(path).name for path in library.broken} == {"b.json", "c.json", "d.yaml"}
+
+
+YAML = """\
+# as nvidia-ctk writes them
+cdiVersion: "0.6.0"
+kind: vendor.com/gpu
+containerEdits: &all
+  env:
+  - VISIBLE=void
+  - A=no
+devices:
+- name: "0"
+  containerEdits:
+    deviceNodes:
+    - {path: /dev/x, fileMode: 0660, major: 0x10, minor: 1, type: c}
+- name: 22:22
+  containerEdits: *all
+"""
+
+
+@pytest.mark.parametrize("ending", ["yaml", "yml"])
+def test_a_file_may_be_yaml(tmp_path: Path, ending: str) -> None:
+    (tmp_path / f"gpu.{ending}").write_text(YAML)
+    library = cdi_files.read((str(tmp_path),))
+    assert library.broken == {}
+    whole, one = library.edits(["vendor.com/gpu=0"])
+    assert whole.env == ("VISIBLE=void", "A=no")
+    (node,) = one.device_nodes
+    assert (node.file_mode, node.major, node.minor) == (0o660, 16, 1)
+    assert library.edits(["vendor.com/gpu=22:22"])[1] == whole
+
+
+BOMB = "a: &a [x]\n" + "".join(f"{b}: &{b} [{','.join([f'*{a}'] * 30)}]\n" for a, b in ("ab", "bc", "cd", "de"))
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("a: !!bool word", "'word' is no value of the kind"),
+        ("!!binary aGk=", "line 1: could not determine a constructor"),
+        ("a: [", "line 1: "),
+        ("kind: a/b\ndevices:\n- name: x\n  name: y", "line 4: 'name' is there twice"),
+        ("!!python/object/apply:os.system [id]", "line 1: could not determine a constructor"),
+        ("? [a]\n: b", "line 1: a key is no word"),
+        ("a: &a [1, *a]", "nested deeper"),
+        (BOMB, "more than"),
+        ("[" * 5000, "nested"),
+        ("kind: a\n---\nkind: b", "line 2: "),
+        ("kind: yes\ncdiVersion: 0.6.0", "kind 'yes'"),
+        ("kind: true\ncdiVersion: 0.6.0", "got `bool`"),
+        ("\x00", "special characters"),
+        ("", "expected `object`"),
+    ],
+)  # fmt: skip
+def test_yaml_that_is_no_specification(tmp_path: Path, text: str, reason: str) -> None:
+    (tmp_path / "x.yaml").write_text(text)
+    library = cdi_files.read((str(tmp_path),))
+    (found,) = library.broken.values()
+    assert reason in found.lower() or reason in found
+    assert "\n" not in found
+
+
+@given(st.binary(max_size=200) | st.text(alphabet="-:[]{}&*!?|>'\"% \nab01~", max_size=60).map(str.encode))
+def test_any_yaml_is_read_or_refused(raw: bytes) -> None:
+    try:
+        json.loads(cdi_yaml.as_json(raw, "file"))
+    except InvalidArgument:
+        return
+
+
+def test_only_yaml_takes_a_reader_of_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.json").write_text(json.dumps(document()))
+    monkeypatch.setitem(sys.modules, "orlop.cri.cdi_yaml", None)
+    monkeypatch.delattr("orlop.cri.cdi_yaml", raising=False)
+    assert cdi_files.read((str(tmp_path),)).broken == {}
+    (tmp_path / "b.yaml").write_text(YAML)
+    (reason,) = cdi_files.read((str(tmp_path),)).broken.values()
+    assert reason == "is YAML, for which PyYAML is missing: `pip install orlop[daemon]`"
 
 
 # --- by the real daemon

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 
 from orlop.cri.cdi import Library, library
+from orlop.spec.errors import FailedPrecondition, OrlopError
 
 DIRECTORIES = ("/etc/cdi", "/var/run/cdi")  # the later one goes before the earlier
+_YAML = (".yaml", ".yml")
 _LARGEST = 16 << 20  # bytes of a file
 
 
@@ -17,14 +19,24 @@ def read(directories: tuple[str, ...] = DIRECTORIES) -> Library:
         files.append({})
         for name in _names(directory):
             path = os.path.join(directory, name)
-            if name.endswith((".yaml", ".yml")):
-                broken[path] = "is YAML, and only JSON is read"
-            elif name.endswith(".json"):
-                try:
-                    files[-1][path] = _content(path)
-                except OSError as error:
-                    broken[path] = os.strerror(error.errno or 0).lower()
+            if not name.endswith((".json", *_YAML)):
+                continue
+            try:
+                content = _content(path)
+                files[-1][path] = _from_yaml(content, path) if name.endswith(_YAML) else content
+            except OSError as error:
+                broken[path] = os.strerror(error.errno or 0).lower()
+            except OrlopError as error:
+                broken[path] = str(error).removeprefix(f"{path}: ")
     return library(directories, files, broken)
+
+
+def _from_yaml(content: bytes, path: str) -> bytes:
+    try:
+        from orlop.cri import cdi_yaml
+    except ModuleNotFoundError:
+        raise FailedPrecondition("is YAML, for which PyYAML is missing: `pip install orlop[daemon]`") from None
+    return cdi_yaml.as_json(content, path)
 
 
 def _names(directory: str) -> list[str]:

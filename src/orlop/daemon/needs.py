@@ -9,7 +9,7 @@ from orlop.spec.errors import FailedPrecondition
 
 def check() -> None:
     """Raise FailedPrecondition with the remedy where a package is missing."""
-    missing = [name for name in ("grpc", "google.protobuf", "h11", "wsproto") if not _there(name)]
+    missing = [name for name in ("grpc", "google.protobuf", "h11", "wsproto", "yaml") if not _there(name)]
     if missing:
         raise FailedPrecondition(
             f"serve: {', '.join(missing)} not installed: `pip install orlop[daemon]`, or serve with --no-cri"

@@ -11,9 +11,9 @@ import pytest
 
 from orlop.cgroups.facts import CgroupHost
 from orlop.cgroups.units import Place, Unit
-from orlop.cri.cgroups import Driver, driven
+from orlop.cri.cgroups import Driver, counted, driven
 from orlop.engine import foreign, groups
-from orlop.engine.config import ContainerConfig, OciRuntime
+from orlop.engine.config import ContainerConfig, OciRuntime, PodRequest
 from orlop.engine.engine import Engine
 from orlop.engine.records import Container, ContainerRecord
 from orlop.runtime.ops import Execve
@@ -99,3 +99,11 @@ def test_without_systemd_the_daemon_does_not_start(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert done.stderr == "orlop: cri.cgroup_driver: systemd is not running on this host; use cgroupfs\n"
     assert not (tmp_path / "rt.sock").exists()
+
+
+def test_no_huge_pages_are_as_good_as_no_controller_for_them() -> None:
+    config = ContainerConfig(image="", pod=PodRequest(sandbox="s", hugepages={"2MB": 0, "1GB": 1 << 30}))
+    assert counted(config, {"memory", "hugetlb"}) == config
+    left = counted(config, {"memory"}).pod
+    assert left is not None
+    assert left.hugepages == {"1GB": 1 << 30}

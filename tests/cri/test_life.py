@@ -130,12 +130,14 @@ def test_events_tell_what_happens(client: Client, busybox: str) -> None:
 def test_limits_are_put_in_force_and_changed(client: Client, busybox: str) -> None:
     config = pod_config()
     pod = client.RunPodSandbox(config=config).pod_sandbox_id
-    limits = api.LinuxContainerResources(memory_limit_in_bytes=64 << 20, cpu_shares=512)
+    none = [api.HugepageLimit(page_size="2MB", limit=0)]  # as a kubelet says of every size, whatever the node counts
+    limits = api.LinuxContainerResources(memory_limit_in_bytes=64 << 20, cpu_shares=512, hugepage_limits=none)
     wanted = container_config(busybox, "sleep", "1000", linux=api.LinuxContainerConfig(resources=limits))
     container = client.CreateContainer(pod_sandbox_id=pod, config=wanted, sandbox_config=config).container_id
     client.StartContainer(container_id=container)
     client.UpdateContainerResources(
-        container_id=container, linux=api.LinuxContainerResources(memory_limit_in_bytes=96 << 20)
+        container_id=container,
+        linux=api.LinuxContainerResources(memory_limit_in_bytes=96 << 20, hugepage_limits=none),
     )
     resources = client.ContainerStatus(container_id=container).status.resources.linux
     assert (resources.memory_limit_in_bytes, resources.cpu_shares) == (96 << 20, 512)

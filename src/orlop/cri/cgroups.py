@@ -1,4 +1,4 @@
-"""What a kubelet may name as the parent of a pod's control groups, by the driver that it shares with this node. Pure.
+"""What a kubelet asks of a pod's control groups that depends on this node: its driver and its controllers. Pure.
 
 A kubelet makes the group of a pod and names it: `/kubepods/burstable/podUID` with cgroupfs, and with systemd the slice
 `kubepods-burstable-podUID.slice`, alone or as the path of its group. Were node and kubelet of two minds, the pod's own
@@ -8,6 +8,7 @@ limits would hold for nobody.
 from __future__ import annotations
 
 import posixpath
+from collections.abc import Container
 from typing import Literal
 
 import msgspec
@@ -45,3 +46,14 @@ def _check_slice(parent: str, name: str) -> None:
     above = posixpath.dirname(parent.rstrip("/"))
     if above not in ("", "/") and above != posixpath.dirname(path):
         raise InvalidArgument(f"{_WHERE}: {parent[:200]!r}: the group of {name} is {path[:300]}")
+
+
+def counted(config: ContainerConfig, controllers: Container[str]) -> ContainerConfig:
+    """A container's request without what nobody could count here: a kubelet bounds huge pages of every size that the
+    machine has, by 0 where the pod asks for none, whether or not there is a controller. Another bound is kept, and
+    refused by name when the container starts."""
+    pod = config.pod
+    if pod is None or not pod.hugepages or "hugetlb" in controllers:
+        return config
+    wanted = {size: limit for size, limit in pod.hugepages.items() if limit}
+    return msgspec.structs.replace(config, pod=msgspec.structs.replace(pod, hugepages=wanted))

@@ -10,7 +10,7 @@ from contextlib import suppress
 import msgspec
 
 from orlop._stubs.cri import api_pb2 as api
-from orlop.cri import answers, cdi, cdi_files, handlers, profiles, requests, restores
+from orlop.cri import answers, cdi, cdi_files, cgroups, handlers, profiles, requests, restores
 from orlop.cri.details import container_info
 from orlop.cri.node import Node
 from orlop.engine import lifecycle
@@ -43,6 +43,7 @@ def _create(node: Node, request: api.CreateContainerRequest) -> tuple[Container,
     target = _target(node, options, sandbox.id) if options.pid == api.TARGET else ""
     config = requests.container(request, answers.pod_request(sandbox), sandbox.id, target)
     config = msgspec.structs.replace(config, cgroup_manager=sandbox.config.cgroup_manager)
+    config = cgroups.counted(config, node.engine.cgroups.controllers)
     if devices := cdi.wanted((device.name for device in request.config.CDI_devices), request.config.annotations):
         config = cdi.inject(config, cdi_files.read().edits(devices))
     if sandbox.config.oci_runtime is not None:

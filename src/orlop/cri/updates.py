@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from orlop._stubs.cri import api_pb2 as api
-from orlop.cri import answers, requests
+from orlop.cri import answers, cgroups, requests
 from orlop.cri.containers import find
 from orlop.cri.node import Node
 from orlop.engine import lifecycle
@@ -22,7 +22,7 @@ async def container(node: Node, request: api.UpdateContainerResourcesRequest) ->
         found = find(node, request.container_id)
         if found.state not in (lifecycle.CREATED, lifecycle.RUNNING, lifecycle.PAUSED):
             raise FailedPrecondition(f"container {found.id[:12]} is {found.state}: its limits can't change")
-        update(node.engine, found, _changed(found, request))
+        update(node.engine, found, cgroups.counted(_changed(found, request), node.engine.cgroups.controllers))
 
     await node.call(work)
     return api.UpdateContainerResourcesResponse()

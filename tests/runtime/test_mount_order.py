@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import msgspec
+import pytest
 from tests.runtime.test_compile import HOST, USER, all_ops, namespaces, plan, spec
 
-from orlop.runtime import ops
+from orlop.runtime import compile_external, ops
 from orlop.runtime.compile import CreateRequest, compile_from_outside
 from orlop.runtime.compile_mounts import idmap_key, stripped
+from orlop.spec.errors import FailedPrecondition
 
 ROOT = "/bundle/rootfs"
 FIRST = {"destination": "/mnt", "type": "tmpfs"}
@@ -89,6 +92,20 @@ def test_who_is_not_root_binds_it_with_the_rights_that_there_are() -> None:
     found = plan(host=USERS, mounts=mounts, **USERNS)
     assert not [op for op in all_ops(found, ops.Sync) if op.name == "mounts"]
     assert any(isinstance(s.op, ops.OpenTree) and s.op.path == "/mnt/x" for s in found.stages[1].steps)
+
+
+def test_criu_is_not_asked_to_restore_what_another_mount_put_in_the_root() -> None:
+    """It would bind what the host has there. A plain copy of a directory with mounts in it is none of those."""
+    for source, options, refused in (
+        (f"{ROOT}/mnt/x", ["bind"], True),
+        (f"{ROOT}", ["rbind"], True),
+        (f"{ROOT}", ["bind"], False),
+        (f"{ROOT}/srv", ["rbind"], False),
+        ("/srv", ["rbind"], False),
+    ):
+        given = spec(mounts=[FIRST, {"destination": "/final", "source": source, "options": options}])
+        with pytest.raises(FailedPrecondition, match=r"^mounts\[1\]: ") if refused else nullcontext():
+            compile_external.mounts(given, "/bundle")
 
 
 def test_the_roots_own_path_is_taken_off_a_destination() -> None:

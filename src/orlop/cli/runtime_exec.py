@@ -151,6 +151,6 @@ def _capabilities(old: Capabilities, added: tuple[str, ...]) -> Capabilities:
 VERBS = {
     "exec": (
         exec_command,
-        Syntax("CONTAINER [COMMAND] [ARG...]", "Run a process in a container", _FLAGS, 1, None, False),
+        Syntax("CONTAINER cmd [ARG...]", "Run a process in a container", _FLAGS, 1, None, False),
     )
 }

@@ -15,7 +15,7 @@ import msgspec
 from orlop.cgroups.facts import CgroupHost
 from orlop.runtime.compile_devices import DEFAULTS
 from orlop.runtime.compile_layout import layout
-from orlop.runtime.compile_mounts import Prepared, clean, hierarchies, idmap_of, prepare
+from orlop.runtime.compile_mounts import Prepared, clean, hierarchies, idmap_of, mounted_before, prepare
 from orlop.runtime.mount_options import MS_REC
 from orlop.runtime.namespaces import Namespaces, namespaces
 from orlop.spec.errors import FailedPrecondition
@@ -63,7 +63,12 @@ def mounts(spec: RuntimeSpec, bundle: str) -> tuple[Prepared, ...]:
         if idmap_of(spec, index) is not None:
             raise FailedPrecondition(f"mounts[{index}]: criu cannot restore a mount whose ids are mapped")
     prepared = prepare(spec, bundle, layout(None), False, {}, {})
+    root = posixpath.normpath(posixpath.join(bundle, spec.root.path)) if spec.root is not None else ""
     for item in bound(prepared):
+        if mounted_before(item, root, prepared[: item.index]):
+            raise FailedPrecondition(
+                f"mounts[{item.index}]: criu cannot restore a mount of what others put in the root"
+            )
         if item.options.source_itself or item.target == "/":
             what = "the root" if item.target == "/" else "a link itself"
             raise FailedPrecondition(f"mounts[{item.index}]: criu cannot restore a mount of {what}")

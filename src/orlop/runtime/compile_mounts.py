@@ -7,7 +7,7 @@ root's own descriptor, in which every target is looked up so that no link leads 
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 import msgspec
@@ -205,13 +205,23 @@ def prepare(
 
 def _made_here(item: Prepared, root: str, before: list[Prepared]) -> bool:
     """Whether the source is in the root. What is to be a peer of the host's mount is so only if no mount before it
-    can have anything to do with it."""
-    source = posixpath.normpath(item.source)
-    if not item.options.bind or item.options.flags & MS_REMOUNT or not _beneath(source, root):
+    has put it there."""
+    return _in_root(item, root) and (not item.keeps_peers or mounted_before(item, root, before))
+
+
+def _in_root(item: Prepared, root: str) -> bool:
+    bound = item.options.bind and not item.options.flags & MS_REMOUNT
+    return bool(bound and _beneath(posixpath.normpath(item.source), root))
+
+
+def mounted_before(item: Prepared, root: str, before: Sequence[Prepared]) -> bool:
+    """Whether the source is in the root, and a mount before it is what is found there, or comes along."""
+    if not _in_root(item, root):
         return False
-    inside = clean(source[len(root) :]).rstrip("/") + "/"
-    targets = (i.target.rstrip("/") + "/" for i in before)
-    return not item.keeps_peers or any(t.startswith(inside) or inside.startswith(t) for t in targets)
+    inside = clean(posixpath.normpath(item.source)[len(root) :]).rstrip("/") + "/"
+    targets = [i.target.rstrip("/") + "/" for i in before]
+    comes_along = item.options.flags & MS_REC and any(target.startswith(inside) for target in targets)
+    return bool(comes_along) or any(inside.startswith(target) for target in targets)
 
 
 def _prepared(index: int, mount: MountSpec, bundle: str, root: str) -> Prepared:

@@ -177,6 +177,18 @@ def test_what_a_command_prints_ends_with_it(mine: Daemon) -> None:
     os.close(reader)
 
 
+def test_workers_are_scheduled_as_the_daemon_was_started(mine: Daemon) -> None:
+    before, daemon = mine.workers(), mine.process.pid
+    nice = os.getpriority(os.PRIO_PROCESS, daemon) - 1  # the kernel's own way to reset a policy takes a negative one
+    os.setpriority(os.PRIO_PROCESS, daemon, nice)
+    assert mine("state", "nosuch", ok=False).stderr.startswith("orlop-runtime: ")  # its worker leaves for another
+    wait_for(lambda: len(mine.workers()) == 2 and bool(mine.workers() - before))
+    (new,) = mine.workers() - before
+    wait_for(lambda: os.sched_getscheduler(new) == os.SCHED_OTHER)
+    assert os.getpriority(os.PRIO_PROCESS, new) == nice
+    assert os.sched_getscheduler(daemon) == os.SCHED_BATCH
+
+
 def test_a_command_that_fails_takes_its_worker_along(mine: Daemon) -> None:
     before = mine.workers()
     assert mine("state", "nosuch", ok=False).stderr.startswith("orlop-runtime: ")

@@ -15,21 +15,25 @@ _RIGHTS = (b"Uid:", b"Gid:", b"Groups:", b"CapPrm:", b"CapEff:", b"CapBnd:", b"N
 
 
 class Standing(msgspec.Struct, frozen=True):
-    """Root directory and namespaces, each by device and inode, and what a process may do."""
+    """Root directory by device and inode, namespaces as their links name them (namespaces(7)), and what a process may
+    do."""
 
-    places: tuple[tuple[int, int], ...]
+    root: tuple[int, int]
+    namespaces: tuple[str, ...]
     rights: tuple[bytes, ...]
 
 
 def standing(process: str) -> Standing | None:
     """Of `/proc/<process>`; None for one that is gone."""
     try:
-        found = [os.stat(f"/proc/{process}/root"), *(os.stat(f"/proc/{process}/ns/{name}") for name in NAMESPACES)]
+        root = os.stat(f"/proc/{process}/root")
+        namespaces = tuple([os.readlink(f"/proc/{process}/ns/{name}") for name in NAMESPACES])
         with open(f"/proc/{process}/status", "rb", buffering=0) as file:
             lines = file.read(1 << 16).splitlines()
     except OSError:
         return None
     return Standing(
-        tuple((each.st_dev, each.st_ino) for each in found),
+        (root.st_dev, root.st_ino),
+        namespaces,
         tuple(line for line in lines if line.startswith(_RIGHTS)),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from orlop.spec.errors import Aborted, InvalidArgument
 from orlop.wire.front import NOWHERE, UNMASK, WAIT, pack, pack_spawn, parse_answer
@@ -22,24 +22,26 @@ class FrontChildren:
         self._program = program
         self._announced = 0
 
-    def helper(self, plan: int, control: int, stdio: tuple[int, int, int], inherit: Sequence[int]) -> int:
+    def helper(self, plan: int, control: int, stdio: tuple[int, int, int], inherit: Sequence[int]) -> Callable[[], int]:
         fds = (self._program, *stdio, plan, control, *inherit)
         targets = (NOWHERE, 0, 1, 2, 3, 4, *range(_FIRST_INHERITED, _FIRST_INHERITED + len(inherit)))
-        return self._spawn(pack_spawn("", ("orlop-launch",), (), targets, UNMASK), fds)
+        self._say(pack_spawn("", ("orlop-launch",), (), targets, UNMASK), fds)
+        return self._spawned
 
     def hook(
         self, path: str, arguments: Sequence[str], environment: Mapping[str, str], stdio: tuple[int, int, int]
     ) -> int:
         variables = [f"{name}={value}" for name, value in environment.items()]
-        return self._spawn(pack_spawn(path, arguments, variables, (0, 1, 2), UNMASK), stdio, path)
+        self._say(pack_spawn(path, arguments, variables, (0, 1, 2), UNMASK), stdio)
+        return self._spawned(path)
 
     def wait(self, pid: int, options: int = 0) -> tuple[int, int]:
         """waitpid(2) there; while it blocks, signals still come here."""
         if pid == self._announced:
             self._announced = 0
-            found, status = self._answer()
         else:
-            found, status = self._ask(pack(WAIT, pid, options))
+            self._say(pack(WAIT, pid, options))
+        found, status = self._answer()
         if found < 0:
             raise OSError(-found, os.strerror(-found))
         return found, status
@@ -49,15 +51,11 @@ class FrontChildren:
         self._announced = pid
         return self._connection.fileno()
 
-    def _spawn(self, message: bytes, fds: Sequence[int], path: str = "") -> int:
-        pid, _ = self._ask(message, fds)
+    def _spawned(self, path: str = "") -> int:
+        pid, _ = self._answer()
         if pid < 0:
             raise OSError(-pid, os.strerror(-pid), path or None)
         return pid
-
-    def _ask(self, message: bytes, fds: Sequence[int] = ()) -> tuple[int, int]:
-        self._say(message, fds)
-        return self._answer()
 
     def _say(self, message: bytes, fds: Sequence[int] = ()) -> None:
         try:

@@ -103,9 +103,10 @@ class Zygote:
         gc.collect()
         gc.freeze()
         self._listener.socket.setblocking(False)
-        if os.sched_getscheduler(0) == os.SCHED_OTHER:
-            # What workers tell is heard when nothing else is to run: it must not keep a command from going on.
-            os.sched_setscheduler(0, os.SCHED_BATCH | os.SCHED_RESET_ON_FORK, os.sched_param(0))
+        # What workers tell is heard when nothing else is to run: it must not keep a command from going on.
+        self._waits = os.sched_getscheduler(0) == os.SCHED_OTHER
+        if self._waits:
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
     def _patience(self) -> int | None:
         """Milliseconds."""
@@ -231,6 +232,7 @@ class Zygote:
             other.close()  # a front end must see its own worker's end
         os.closerange(3, 256)
         libc("prctl", _PR_SET_PDEATHSIG, signal.SIGKILL)
+        self._as_before()
         if os.getppid() != mother:
             return
         rehearse()
@@ -264,10 +266,16 @@ class Zygote:
         except OSError:  # a worker that leaves has taken it
             pass
 
+    def _as_before(self) -> None:
+        """Be scheduled as the daemon was started. SCHED_RESET_ON_FORK would take a nice value from workers, too."""
+        if self._waits:
+            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+
     def _begin_anew(self) -> NoReturn:
         busy = [child for child in self._children.values() if child.connection is not None]
         self._listener.hand_on((child.pid, child.orders, child.connection) for child in busy)
         signal.set_wakeup_fd(-1)
+        self._as_before()
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 

@@ -7,22 +7,25 @@ A container's first process is to be a child of whoever called the runtime, so t
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from orlop.runtime.spawn import launch_program, spawn
 
 
 class Children(Protocol):
-    """`helper` starts the launch helper (see `launch`) and `hook` a program with `stdio` as its standard streams; both
-    return the pid. `wait` is waitpid(2). `parent` is the directory in /proc of the process that does all this, whose
-    limits and capabilities bound what it starts. `announce` has a child's end told by something to read from the
-    descriptor that it returns, upon which `wait` does not wait, and before which nothing else may be asked for; it
-    returns -1 where SIGCHLD tells of it."""
+    """`helper` starts the launch helper (see `launch`), and what it returns tells the pid as soon as that is there,
+    before which nothing else may be asked for. `hook` starts a program with `stdio` as its standard streams and
+    returns the pid. `wait` is waitpid(2). `announce` has a child's end told by something to read from the descriptor
+    that it returns, upon which `wait` does not wait, and before which nothing else may be asked for; it returns -1
+    where SIGCHLD tells. `parent` is the directory in /proc of the process that does all this, whose limits and
+    capabilities bound what it starts."""
 
     parent: str
 
-    def helper(self, plan: int, control: int, stdio: tuple[int, int, int], inherit: Sequence[int]) -> int: ...
+    def helper(
+        self, plan: int, control: int, stdio: tuple[int, int, int], inherit: Sequence[int]
+    ) -> Callable[[], int]: ...
 
     def hook(
         self, path: str, arguments: Sequence[str], environment: Mapping[str, str], stdio: tuple[int, int, int]
@@ -38,12 +41,13 @@ class Own:
 
     parent = "self"
 
-    def helper(self, plan: int, control: int, stdio: tuple[int, int, int], inherit: Sequence[int]) -> int:
+    def helper(self, plan: int, control: int, stdio: tuple[int, int, int], inherit: Sequence[int]) -> Callable[[], int]:
         program = launch_program()
         try:
-            return spawn(program, plan, control, stdio, inherit)
+            pid = spawn(program, plan, control, stdio, inherit)
         finally:
             os.close(program)
+        return lambda: pid
 
     def hook(
         self, path: str, arguments: Sequence[str], environment: Mapping[str, str], stdio: tuple[int, int, int]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import lru_cache
 
 from orlop.cgroups.facts import CgroupHost
 from orlop.cgroups.files import read
@@ -33,19 +34,21 @@ _LIMITS = {
 }
 _WHOLE = ["0", "0", "4294967295"]  # the map of the machine's first user namespace
 _NAME_WIDTH = 26  # of the first column
+_STATUS = "/proc/self/status"
 
 
 def probe_host(cgroups: CgroupHost | None = None) -> Host:
     """The facts, read anew with each call: a fifth of a millisecond, most of it for the mounts, in which control groups
     are looked for unless the caller knows them. Raises where /proc is not mounted."""
     try:
+        status = _read(_STATUS)
         return Host(
             kernel=kernel_version(os.uname().release),
             uid=os.geteuid(),
             gid=os.getegid(),
-            bounding=bounding_set(),
-            **_rights(),  # type: ignore[arg-type]
-            last_capability=int(_read("/proc/sys/kernel/cap_last_cap")),
+            bounding=_mask(status, "CapBnd:"),
+            **_rights(_mask(status, "CapEff:")),  # type: ignore[arg-type]
+            last_capability=_last_capability(),
             cgroups=_control_groups() if cgroups is None else cgroups,
             security_modules=security_modules(),
             limits=parse_limits(_read(f"/proc/{children().parent}/limits")),
@@ -81,7 +84,12 @@ def _read(path: str) -> str:
 
 def bounding_set() -> int:
     """The capabilities that this process could ever have, as a mask."""
-    return _mask("CapBnd:")
+    return _mask(_read(_STATUS), "CapBnd:")
+
+
+@lru_cache
+def _last_capability() -> int:
+    return int(_read("/proc/sys/kernel/cap_last_cap"))  # of the kernel
 
 
 def own_groups(text: str) -> dict[str, str]:
@@ -94,13 +102,13 @@ def own_groups(text: str) -> dict[str, str]:
     return found
 
 
-def _mask(name: str) -> int:
-    return next(int(line.split()[1], 16) for line in _read("/proc/self/status").splitlines() if line[:7] == name)
+def _mask(status: str, name: str) -> int:
+    at = status.index(f"\n{name}") + len(name) + 1
+    return int(status[at : status.index("\n", at)], 16)
 
 
-def _rights() -> dict[str, object]:
+def _rights(effective: int) -> dict[str, object]:
     """What this process may do, where that is not what root may on a machine of its own."""
-    effective = _mask("CapEff:")
     inside = _read("/proc/self/uid_map").split() != _WHOLE
     if not inside and effective & 1 << capabilities.BITS["CAP_SYS_ADMIN"]:
         return {"effective": effective}

@@ -122,7 +122,14 @@ def launch(
     control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with control:
         with theirs:
-            helper = _start(plan, theirs, stdio, inherit)
+            started = _start(plan, theirs, stdio, inherit)
+        try:
+            if meanwhile is not None:
+                meanwhile()
+        except BaseException:
+            _abandon(control, [started()])
+            raise
+        helper = started()
         debug(f"nsexec container setup: process {helper} began on {_extent(plan)}")
         cloned = [helper]
         begin = Handshake() if _clones(plan) else Handshake("cloned", (helper,))
@@ -132,8 +139,6 @@ def launch(
             on_clone(pid)
 
         try:
-            if meanwhile is not None:
-                meanwhile()
             launched = follow(control, plan, on_sync, until, begin, born, helper)
         except BaseException:
             _abandon(control, cloned)
@@ -142,7 +147,9 @@ def launch(
     return launched
 
 
-def _start(plan: Plan, control: socket.socket, stdio: tuple[int, int, int], inherit: Sequence[int]) -> int:
+def _start(
+    plan: Plan, control: socket.socket, stdio: tuple[int, int, int], inherit: Sequence[int]
+) -> Callable[[], int]:
     encoded = prepare(plan, len(inherit))
     try:
         return children().helper(encoded, control.fileno(), stdio, inherit)

@@ -17,6 +17,8 @@ from tests.harness import SLOWER
 from tests.runtime.test_runtime_cli import Lab, groups_of
 
 pytestmark = pytest.mark.root
+# commands; who finds the daemon too busy for three seconds helps itself
+AT_ONCE = 8 if SLOWER == 1 else 2
 
 
 class Warm:
@@ -116,9 +118,9 @@ def test_a_worker_that_is_killed_is_an_error(warm: Warm) -> None:
     assert warm.daemon("--version").returncode == 0
 
 
-def test_eight_at_once(warm: Warm) -> None:
+def test_several_at_once(warm: Warm) -> None:
     warm.lab.configure("sh", "-c", "exit 7")
-    processes = [warm.begin("run", "-b", str(warm.lab.bundle), warm.lab.id(f"c{n}")) for n in range(8)]
+    processes = [warm.begin("run", "-b", str(warm.lab.bundle), warm.lab.id(f"c{n}")) for n in range(AT_ONCE)]
     for process in processes:
         with process:
             assert process.wait(30 * SLOWER) == 7, process.stderr.read() if process.stderr else ""
@@ -210,7 +212,7 @@ def test_workers_that_are_too_many_leave(warm: Warm) -> None:
 
 def test_of_hundreds_at_once_none_is_lost(mine: Daemon) -> None:
     """Connections come and go faster than the daemon hears of them, and their numbers are used again."""
-    script = f"seq 400 | xargs -P 8 -I{{}} {mine.front} --version"
+    script = f"seq 400 | xargs -P {AT_ONCE} -I{{}} {mine.front} --version"
     done = subprocess.run(
         ["sh", "-c", script], env=mine.environment, capture_output=True, text=True, timeout=60 * SLOWER
     )

@@ -27,6 +27,11 @@ def test_devices_are_bound_and_usable(user: User) -> None:
     assert "nosuid,noexec" in user.sh("grep ' /dev/null ' /proc/mounts")
 
 
+def test_a_terminal_where_ptmx_is_asked_for(user: User) -> None:
+    ptmx = {"path": "/dev/ptmx", "type": "c", "major": 5, "minor": 2}
+    assert user.sh("readlink /dev/ptmx; echo x > /dev/ptmx", linux__devices=[ptmx]) == "pts/ptmx"
+
+
 def test_sysfs_in_the_hosts_network_is_what_the_host_has(user: User) -> None:
     """A new one would take rights over the network namespace, and its mounts can't be left out."""
     spec = user.configure("sh", "-c", "ls -d /sys/class/net; grep -c ' /sys[/ ].* rw,' /proc/mounts")

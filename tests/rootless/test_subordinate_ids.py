@@ -44,6 +44,20 @@ def test_processes_of_other_ids_are_entered_counted_and_killed(user: User) -> No
     wait_for(lambda: user.state()["status"] == "stopped", "the end")
 
 
+def test_a_directory_of_the_containers_user_is_its_working_directory(user: User) -> None:
+    """Nobody else may enter it, and as its group is not mapped, root of the container has no power over it."""
+    place = user.directory / "place"
+    place.mkdir(mode=0o700)
+    os.chown(place, FIRST + 999, 0)
+    bind = {"destination": "/place", "source": str(place), "type": "bind", "options": ["bind"]}
+    spec = user.configure("sh", "-c", "echo $PWD; touch made", **user.map_subordinate(process__user=APP))
+    spec["process"]["cwd"] = "/place"
+    spec["mounts"].append(bind)
+    user.write(spec)
+    assert user.out("run", user.id()) == "/place"
+    assert (place / "made").stat().st_uid == FIRST + 999
+
+
 def test_a_created_container_waits_and_starts(user: User) -> None:
     user.configure("sleep", "1000", **user.map_subordinate(process__user=APP))
     user("create", user.id())

@@ -220,7 +220,7 @@ def test_seccomp_without_no_new_privileges_keeps_one_capability_for_its_installa
 def test_user_changes_after_bounding_set_and_before_capabilities() -> None:
     order = names(plan(process__user={"uid": 1, "gid": 1}))
     assert [n for n in order if n in ("BoundingSet", "Groups", "SetIds", "Capset", "Ambient", "Execve")] == [
-        "BoundingSet", "Groups", "SetIds", "Capset", "Ambient", "Execve",
+        "BoundingSet", "Groups", "SetIds", "Capset", "Capset", "Ambient", "Execve",
     ]  # fmt: skip
 
 
@@ -374,6 +374,24 @@ def test_every_step_says_where_it_comes_from() -> None:
     for stage in plan().stages:
         for step in stage.steps:
             assert step.origin, step
+
+
+def test_working_directory_is_entered_with_the_rights_of_root_and_of_the_user() -> None:
+    order = [n for n in names(plan(process__user={"uid": 1, "gid": 1})) if n in ("SetIds", "Capset", "Chdir")]
+    assert order == ["SetIds", "Capset", "Chdir", "Capset"]
+    both = all_ops(plan(process__user={"uid": 1, "gid": 1}), ops.Capset)
+    assert [bool(op.effective & 1 << capabilities.BITS["CAP_DAC_OVERRIDE"]) for op in both] == [True, False]
+    assert [n for n in names(plan()) if n in ("SetIds", "Chdir")] == ["Chdir", "SetIds"]
+
+
+def test_ptmx_is_the_link_where_a_node_would_be_mounted() -> None:
+    device = {"path": "/dev/ptmx", "type": "c", "major": 5, "minor": 2}
+    inside = {"linux__namespaces": namespaces("user", "mount"), "hostname": "", "linux__devices": [device]}
+    inside |= {f"linux__{name}": value for name, value in USER.items()}
+    found = plan(**inside)
+    assert not [op for op in all_ops(found, ops.OpenTree) if op.path == "/dev/ptmx"]
+    assert [op.target for op in all_ops(found, ops.Symlink) if op.path == "/dev/ptmx"] == ["pts/ptmx"]
+    assert "/dev/ptmx" in [op.path for op in all_ops(plan(linux__devices=[device]), ops.Mknod)]
 
 
 def test_sysfs_without_a_network_namespace_is_the_hosts() -> None:

@@ -92,6 +92,8 @@ def device_steps(spec: RuntimeSpec, slots: Layout, user_namespace: bool, made: t
             yield from make(device, slots, f"default devices ({path})")
     for index, device in enumerate(spec.linux.devices):
         origin = f"linux.devices[{index}] ({device.path})"
+        if user_namespace and _is_ptmx(device):
+            continue
         if index in made:
             yield from _attach(device, slots, made_slot(made.index(index)), origin)
         else:
@@ -100,10 +102,16 @@ def device_steps(spec: RuntimeSpec, slots: Layout, user_namespace: bool, made: t
         yield Step(Symlink(slots.root, path, target), f"default links ({path})", SKIP_EXISTS)
 
 
+def _is_ptmx(device: Device) -> bool:
+    """The kernel looks for its terminals in the directory beside it (fs/namei.c, path_pts): a node that is mounted
+    alone finds none. Where nodes are mounted, the link to pts/ptmx, which the specification allows, stands for it."""
+    return clean(device.path) == "/dev/ptmx" and device.type in "cu" and (device.major, device.minor) == (5, 2)
+
+
 def made_outside(linux: Linux, wanted: bool) -> tuple[int, ...]:
     """Which of linux.devices are made before the user namespace is entered, by index: in it none could be, and what the
     host has under that path need not be what is asked for."""
-    found = tuple(index for index, device in enumerate(linux.devices) if device.type != "p")
+    found = tuple(i for i, device in enumerate(linux.devices) if device.type != "p" and not _is_ptmx(device))
     return found if wanted and len(found) <= MOST_MADE else ()
 
 

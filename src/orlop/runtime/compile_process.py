@@ -42,6 +42,7 @@ SECCOMP_NEW_LISTENER = 8
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 DEFAULT_UMASK = 0o022
 _SYS_ADMIN = 1 << capabilities.BITS["CAP_SYS_ADMIN"]
+_DIRECTORIES = 1 << capabilities.BITS["CAP_DAC_OVERRIDE"] | 1 << capabilities.BITS["CAP_DAC_READ_SEARCH"]
 _SETS = ("bounding", "effective", "inheritable", "permitted", "ambient")
 _MOST_ID = (1 << 32) - 2  # -1 means "unchanged" to the kernel
 
@@ -250,10 +251,16 @@ def process_steps(
     yield from _rlimits(process, host, clamp)
     if process.no_new_privileges:
         yield Step(Prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "process.noNewPrivileges")
-    yield Step(Chdir(NONE, process.cwd), f"process.cwd ({process.cwd})")
+    chdir = Step(Chdir(NONE, process.cwd), f"process.cwd ({process.cwd})")
+    if not process.user.uid:
+        yield chdir
     yield Step(BoundingSet(sets.bounding), "process.capabilities.bounding")
     yield from _identity(process, groups, keep_groups)
     early = _SYS_ADMIN if filter_ is not None and not process.no_new_privileges else 0
+    if process.user.uid:  # with root's power and as the user: the directory may be open to one of them alone
+        over = _DIRECTORIES & available(host, user_namespace) & (capabilities.ALL if user_namespace else host.effective)
+        yield Step(Capset(sets.permitted | early | over, over, sets.inheritable), "process.cwd")
+        yield chdir
     origin = "process.capabilities.permitted"
     yield Step(Capset(sets.permitted | early, sets.effective | early, sets.inheritable), origin)
     yield Step(Ambient(sets.ambient), "process.capabilities.ambient")

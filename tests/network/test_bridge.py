@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from orlop.engine.config import NetworkRequest, PortBinding
+from orlop.network.bridge import delete_veth
 from orlop.network.networks import Networks
 from orlop.network.records import Attachment, Subnet
 from orlop.spec.errors import FailedPrecondition, InvalidArgument, OrlopError, Unimplemented
@@ -275,6 +276,43 @@ def test_detach_with_the_owner_alone_after_the_namespace_died(host: Host) -> Non
     assert host.devices() == before
     assert host.rules() == ""
     attach(networks, host.box(), "next", ports=publish("8080:80"))
+
+
+def test_a_device_may_go_before_the_rest(host: Host) -> None:
+    networks, first, second = host.networks(), host.box(), host.box()
+    networks.keep()
+    attach(networks, first, "first")
+    before = host.devices()
+    attachment = attach(networks, second, "second")
+    assert networks.unplug(attachment)
+    networks.detach("second", attachment)
+    assert host.devices() == before
+    assert networks.leftovers(["first"]) == ()
+    networks.unplug(attachment)  # of which nothing is left
+    networks.detach("first")
+    networks.sweep()
+    assert host.rules() == ""
+
+
+def test_a_device_of_another_kind_is_not_deleted_for_its_name(host: Host) -> None:
+    networks, box = host.networks(), host.box()
+    networks.keep()
+    attachment = attach(networks, box)
+    run("ip", "link", "delete", attachment.host_device)
+    run("ip", "link", "add", attachment.host_device, "type", "bridge")
+    before = host.devices()
+    delete_veth(attachment.host_device)
+    assert host.devices() == before
+    run("ip", "link", "delete", attachment.host_device)
+    delete_veth(attachment.host_device)
+
+
+def test_only_who_keeps_networks_takes_devices_early(host: Host) -> None:
+    networks, box = host.networks(), host.box()
+    attachment = attach(networks, box)
+    before = host.devices()
+    assert not networks.unplug(attachment)
+    assert host.devices() == before
 
 
 def test_recover_removes_all_but_the_living(host: Host) -> None:

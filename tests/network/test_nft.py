@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+import socket
 import subprocess
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -58,6 +61,19 @@ def test_children_do_not_inherit_the_socket(host: Host) -> None:
     nft.run("list tables")
     assert inheritable() == before
     nft.close()
+
+
+@pytest.mark.parametrize("there", ["file", "socket", "nothing"])
+def test_what_took_the_guessed_number_stays_as_it_was(tmp_path: Path, there: str) -> None:
+    """The lock of a file that is held on to by a copy would never be free again."""
+    with open(tmp_path / "lock", "w") as file, socket.socket() as other:
+        number = {"file": file.fileno(), "socket": other.fileno(), "nothing": 10_000}[there]
+        fcntl.flock(file, fcntl.LOCK_EX)
+        before = os.listdir("/proc/self/fd")
+        libnftables._close_on_exec(number)
+        assert os.listdir("/proc/self/fd") == before
+    with open(tmp_path / "lock") as again:
+        fcntl.flock(again, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def fd_is_inheritable(fd: int) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-from google.protobuf.json_format import MessageToDict
 
 from orlop.cri import answers
 from orlop.engine.engine import Engine
@@ -14,13 +13,13 @@ from orlop.engine.records import Container
 
 def sandbox_info(engine: Engine, sandbox: Container) -> dict[str, str]:
     request = answers.pod_request(sandbox)
-    return {"info": _json(_common(engine, sandbox) | {"config": MessageToDict(request.config)})}
+    return {"info": _json(_common(engine, sandbox) | {"config": _plain(request.config)})}
 
 
 def container_info(engine: Engine, container: Container) -> dict[str, str]:
     request = answers.container_request(container)
     sandbox = {"sandboxID": request.pod_sandbox_id}
-    return {"info": _json(_common(engine, container) | sandbox | {"config": MessageToDict(request.config)})}
+    return {"info": _json(_common(engine, container) | sandbox | {"config": _plain(request.config)})}
 
 
 def _common(engine: Engine, container: Container) -> dict[str, Any]:
@@ -38,6 +37,14 @@ def _common(engine: Engine, container: Container) -> dict[str, Any]:
         "snapshotKey": container.record.snapshot,
         "runtimeSpec": spec,
     }
+
+
+def _plain(message: Any) -> dict[str, Any]:
+    """A message of the interface as its JSON has it."""
+    from google.protobuf.json_format import MessageToDict
+
+    found: dict[str, Any] = MessageToDict(message)
+    return found
 
 
 def _json(value: object) -> str:

@@ -6,7 +6,6 @@ what `orlop config explain` says. An unknown key is an error that names the near
 
 from __future__ import annotations
 
-import difflib
 import tomllib
 from collections.abc import Iterator
 from typing import Annotated, Any, get_args, get_type_hints
@@ -130,6 +129,8 @@ def parse(text: bytes, path: str = PATH) -> Config:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InvalidArgument(f"{path}: {str(error)[:300].lower()}") from None
     for key, known in _unknown(raw, Config, ""):
+        import difflib
+
         near = difflib.get_close_matches(key.rpartition(".")[2], known, 1, 0.5)
         table = key.rpartition(".")[0]
         hint = (

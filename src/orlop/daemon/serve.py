@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -27,7 +28,7 @@ from orlop.cri.network import PodNetwork
 from orlop.cri.node import Node
 from orlop.cri.sessions import Sessions
 from orlop.cri.settings import Settings
-from orlop.daemon import activation, metrics, notify, tracing
+from orlop.daemon import activation, metrics, notify
 from orlop.daemon.activation import Passed
 from orlop.daemon.config import Config, keys
 from orlop.daemon.logs import configure
@@ -39,6 +40,7 @@ from orlop.sys.lock import lock_file
 log = logging.getLogger("orlop.daemon")
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _AGAIN = 1.0  # seconds before the warm runtime is started again
+_GARBAGE = (5_000, 10, 10)  # objects made before the collector looks for cycles, and how often it looks at older ones
 _LAST_WORDS = 5.0  # seconds that threads are waited for when their calls have been given up
 # what SIGHUP puts in force; everything else takes effect when the daemon is started again
 RELOADED = frozenset(
@@ -99,6 +101,8 @@ class Daemon:
             self._begin(lambda: _keep_warm(self._config.runtime.socket, self._passed.runtime))
         try:
             serving = await self._start()
+            gc.set_threshold(*_GARBAGE)  # that of a command that ends soon lets a daemon grow
+            gc.freeze()
             notify.ready()
             if period := notify.watchdog():
                 self._begin(lambda: _watch(period))
@@ -185,6 +189,8 @@ class Daemon:
         changed = {key.name for key in keys(config) if key.name not in before or before[key.name] != key.value}
         changed |= before.keys() - {key.name for key in keys(config)}
         if config.tracing.endpoint:
+            from orlop.daemon import tracing
+
             tracing.check(config.tracing.endpoint)
         configure(config.daemon.log_level, config.daemon.log_format)
         changed = {"cri.handlers" if name.startswith("cri.handlers.") else name for name in changed}
@@ -207,7 +213,12 @@ class Daemon:
 
     def _trace(self) -> None:
         wanted = self._config.tracing
-        self._node.calls.tracer = tracing.Exporter(wanted.endpoint, wanted.ratio) if wanted.endpoint else None
+        if not wanted.endpoint:
+            self._node.calls.tracer = None
+            return
+        from orlop.daemon.tracing import Exporter  # with an HTTP client, which a node that pulls nothing need not carry
+
+        self._node.calls.tracer = Exporter(wanted.endpoint, wanted.ratio)
 
 
 def _check_driver(config: Config) -> None:

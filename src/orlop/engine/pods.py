@@ -240,7 +240,7 @@ def _ended(engine: Engine, container: Container) -> None:
     with suppress(NotFound):
         now = settle.settled(engine, container)
         if now.state in (*lifecycle.LIVE, lifecycle.RESTARTING):
-            now = end(engine, now)
+            now = end(engine, now, lambda: settle.loosen(engine, now))
         if now.state == lifecycle.EXITED and settle.holds(now):  # a network, which is tried again
             with settle.held(engine, now.id) as found:
                 if found is not None and found.state == lifecycle.EXITED and settle.holds(found):

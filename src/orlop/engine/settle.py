@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import time
+from _thread import start_new_thread  # without what else is in threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Literal, overload
 
 from orlop.engine import groups, image_mounts, lifecycle, locks
@@ -211,6 +212,18 @@ def release(engine: Engine, container: Container) -> Container:
     if kept is not None:
         raise kept
     return container
+
+
+def loosen(engine: Engine, container: Container) -> None:
+    """Have threads begin with the slow parts of `release` for a container that was killed: in each the kernel waits
+    until nobody looks any more. Only in a daemon, which goes on; what they leave, or can't do, `release` does."""
+    if container.record.attachment is not None and engine.networks.unplug(container.record.attachment):
+        start_new_thread(_unmount_soon, (engine, container))
+
+
+def _unmount_soon(engine: Engine, container: Container) -> None:
+    with suppress(OrlopError):
+        _unmount_shm(engine, container)
 
 
 def _detach(engine: Engine, container: Container) -> OrlopError | None:

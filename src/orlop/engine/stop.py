@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from orlop.engine import events, lifecycle, settle
@@ -16,6 +17,7 @@ from orlop.spec.signals import parse_signal
 if TYPE_CHECKING:
     from orlop.engine.engine import Engine
 
+Meanwhile = Callable[[], None]
 DEFAULT_TIMEOUT = 10.0  # seconds between the stop signal and SIGKILL
 KILL_PATIENCE = 30.0
 
@@ -30,14 +32,16 @@ def stop(engine: Engine, container: Container, timeout: float | None, signal: st
     return _until_down(engine, container, parse_signal(name), timeout)
 
 
-def _until_down(engine: Engine, container: Container, signal: int, timeout: float) -> Container:
+def _until_down(
+    engine: Engine, container: Container, signal: int, timeout: float, meanwhile: Meanwhile | None = None
+) -> Container:
     """End a container, and once more if its restart policy was faster."""
     while True:
         if container.state in (lifecycle.RESTARTING, lifecycle.STARTING):
             container = _call_off(engine, container)
         if not container.running:
             return container
-        ended = _end_with(engine, container, signal, timeout)
+        ended = _end_with(engine, container, signal, timeout, meanwhile)
         now = engine.containers.store.get(container.id)
         if now is None:
             return ended
@@ -53,12 +57,15 @@ def _call_off(engine: Engine, container: Container) -> Container:
         return engine.containers.store.change(now.id, "exit", stopped_by_user=True, owner=None)
 
 
-def end(engine: Engine, container: Container) -> Container:
-    """Kill a container at once and wait until it is gone."""
-    return _until_down(engine, container, parse_signal("KILL"), KILL_PATIENCE)
+def end(engine: Engine, container: Container, meanwhile: Meanwhile | None = None) -> Container:
+    """Kill a container at once and wait until it is gone. `meanwhile` is called when it has been killed, and may begin
+    with what follows its end."""
+    return _until_down(engine, container, parse_signal("KILL"), KILL_PATIENCE, meanwhile)
 
 
-def _end_with(engine: Engine, container: Container, signal: int, timeout: float) -> Container:
+def _end_with(
+    engine: Engine, container: Container, signal: int, timeout: float, meanwhile: Meanwhile | None
+) -> Container:
     engine.containers.store.change(container.id, "", stopped_by_user=True)
     try:
         shim = ShimClient(engine.paths.run(container.id))
@@ -66,7 +73,7 @@ def _end_with(engine: Engine, container: Container, signal: int, timeout: float)
         return conclude(engine, container)
     with shim:
         try:
-            _bring_down(engine, container, shim, signal, timeout)
+            _bring_down(engine, container, shim, signal, timeout, meanwhile)
         except Unavailable:
             return conclude(engine, container)
         ended = conclude(engine, container)
@@ -74,9 +81,18 @@ def _end_with(engine: Engine, container: Container, signal: int, timeout: float)
         return ended
 
 
-def _bring_down(engine: Engine, container: Container, shim: ShimClient, signal: int, timeout: float) -> None:
+def _bring_down(
+    engine: Engine,
+    container: Container,
+    shim: ShimClient,
+    signal: int,
+    timeout: float,
+    meanwhile: Meanwhile | None,
+) -> None:
     shim.own()
     _end_signal(engine, container, shim, signal)
+    if meanwhile is not None:
+        meanwhile()
     if container.state == lifecycle.PAUSED:
         _thaw(engine, container)
     if shim.wait(timeout if timeout >= 0 else None) is None:

@@ -34,6 +34,7 @@ from orlop.sys.netlink import NETLINK_NETFILTER, Netlink, Refused
 from orlop.wire import rtnetlink as rt
 
 DELETE_TIMEOUT = 30.0  # seconds
+_LEAVING = 1.0  # seconds that a deletion which has begun may take before another one is tried
 _GROUP = 0x4F000000  # devices that are deleted together: this, and the index of one of them
 IP_PROGRAMS = ("/usr/sbin/ip", "/sbin/ip", "/usr/bin/ip", "/bin/ip")
 
@@ -43,10 +44,20 @@ Inside = AddAddress | LinkUp | AddRoute
 class Hands:
     """Performs steps with a netlink socket of the host's namespace and, where steps lead there, one of the
     container's. `table` gives the script that makes the whole rule table from what is written down; it is needed at
-    first use, and to repair one that was tampered with."""
+    first use, and to repair one that was tampered with. `standing` are indexes of bridges that were furnished before,
+    and is added to: what is seen to be as it was needs none of the kernel's locks."""
 
-    def __init__(self, names: Names, host: Netlink, inside: Netlink | None, nft: Nft, table: Callable[[], str]) -> None:
+    def __init__(
+        self,
+        names: Names,
+        host: Netlink,
+        inside: Netlink | None,
+        nft: Nft,
+        table: Callable[[], str],
+        standing: dict[str, int] | None = None,
+    ) -> None:
         self._names, self._host, self._inside, self._nft, self._table = names, host, inside, nft, table
+        self._standing = {} if standing is None else standing
         self._indexes: dict[tuple[bool, str], int] = {}
 
     def perform(self, steps: Sequence[Step]) -> None:
@@ -87,6 +98,8 @@ class Hands:
             self._configure([s for s in group if isinstance(s, AddAddress | LinkUp | AddRoute)])
 
     def _make_bridge(self, step: MakeBridge) -> None:
+        if self._stands(step.device):
+            return
         link = self._host.link(step.device)
         if link is None:
             self._host.perform(rt.link_new(step.device, "bridge", address=plan.mac_bytes(step.mac), mtu=step.mtu))
@@ -96,6 +109,9 @@ class Hands:
         if link.kind != "bridge":
             raise AlreadyExists(f"{step}: the host has a device of that name, of kind {link.kind or 'physical'}")
         self._indexes[False, step.device] = link.index
+
+    def _stands(self, device: str) -> bool:
+        return self._standing.get(device, 0) == self._index(device, inside=False, missing=-1)
 
     def _make_veth(self, step: MakeVeth) -> None:
         request = rt.link_new(
@@ -110,7 +126,7 @@ class Hands:
             self._host.perform(request)
         except Refused as error:
             # what an attempt that was cut short left behind
-            if error.errno != errno.EEXIST or self._host.link(step.device) is None:
+            if error.errno != errno.EEXIST or not self._host.index(step.device):
                 raise
             drop_links(self._host, [DropLink(step.device, "veth")])
             self._host.perform(request)
@@ -129,10 +145,19 @@ class Hands:
     def _configure(self, steps: Sequence[Inside]) -> None:
         """Steps of one namespace in one datagram. What is there already is as good as made."""
         netlink = self._socket(steps[0].inside)
-        requests = [self._request(step) for step in steps]
-        for position, outcome in enumerate(netlink.outcomes(requests)):
+        left = [(position, step) for position, step in enumerate(steps) if not self._is_done(step)]
+        outcomes = netlink.outcomes([self._request(step) for _, step in left])
+        for (position, step), outcome in zip(left, outcomes, strict=True):
             if outcome.errno not in (0, errno.EEXIST):
                 raise Refused(outcome, position)
+            if isinstance(step, LinkUp) and not step.inside:
+                self._standing[step.device] = self._index(step.device, inside=False)
+
+    def _is_done(self, step: Inside) -> bool:
+        """Whether a bridge that stands still has what it was given."""
+        if step.inside or isinstance(step, AddRoute) or not self._stands(step.device):
+            return False
+        return self._host.is_up(step.device) if isinstance(step, LinkUp) else _is_local(step.address)
 
     def _request(self, step: Inside) -> rt.Request:
         index = self._index(step.device, step.inside)
@@ -153,12 +178,15 @@ class Hands:
             raise Internal("a step inside a container, and no netlink socket from there")
         return self._inside
 
-    def _index(self, device: str, inside: bool) -> int:
+    def _index(self, device: str, inside: bool, missing: int = 0) -> int:
+        """A device's index. Raises NotFound, unless something is to stand for one that is missing."""
         if (inside, device) not in self._indexes:
-            link = self._socket(inside).link(device)
-            if link is None:
+            index = self._socket(inside).index(device)
+            if not index and missing:
+                return missing
+            if not index:
                 raise NotFound(f"no network device {device} in the {'container' if inside else 'host'}")
-            self._indexes[inside, device] = link.index
+            self._indexes[inside, device] = index
         return self._indexes[inside, device]
 
     def _rules(self, step: Rules) -> None:
@@ -178,6 +206,19 @@ class Hands:
             if error.errno != errno.EEXIST:
                 raise
             self._nft.run(drop_table(self._names) + script)
+
+
+def _is_local(address: str) -> bool:
+    """Whether an address is the host's own: then a socket can be bound to it. (Where net.ipv4.ip_nonlocal_bind is set
+    it always can; there an address that somebody took away comes back with the bridge.)"""
+    text = address.partition("/")[0]
+    family = socket.AF_INET6 if ":" in text else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as attempt:
+        try:
+            attempt.bind((text, 0))
+        except OSError:
+            return False
+    return True
 
 
 def _alike(steps: Sequence[Step]) -> list[Step]:
@@ -228,7 +269,8 @@ def drop_links(host: Netlink, steps: Sequence[DropLink]) -> None:
     for the rest, nor should the end of this process: so the call is made by a process of its own, ip(8), or where that
     is missing, by a thread.
     """
-    found = [link for step in steps if (link := host.link(step.device)) is not None and link.kind == step.kind]
+    there = [step for step in steps if host.index(step.device)]
+    found = [link for step in there if (link := host.link(step.device)) is not None and link.kind == step.kind]
     if not found:
         return
     group = 0
@@ -247,7 +289,7 @@ def drop_links(host: Netlink, steps: Sequence[DropLink]) -> None:
 
 def _gone(link: rt.Link, deadline: float, failures: Sequence[BaseException] = ()) -> bool:
     """Whether a device was gone in time."""
-    while _index(link.name) == link.index:
+    while device_index(link.name) == link.index:
         if failures:
             raise failures[0]
         if time.monotonic() > deadline:
@@ -256,7 +298,25 @@ def _gone(link: rt.Link, deadline: float, failures: Sequence[BaseException] = ()
     return True
 
 
-def _index(name: str) -> int:
+def delete_veth(name: str) -> None:
+    """Delete a device, if it is of that kind. Whoever looks for it later speaks of what fails here."""
+    try:
+        with Netlink() as own:
+            link = own.link(name)
+            if link is not None and link.kind == "veth":
+                own.outcomes((rt.link_delete(link.index),))
+    except (OSError, OrlopError):
+        return
+
+
+def await_gone(name: str, index: int, patience: float = _LEAVING) -> None:
+    """Wait until a device that somebody is deleting is off the list, for a while."""
+    deadline = time.monotonic() + patience
+    while device_index(name) == index and time.monotonic() < deadline:
+        time.sleep(0.0002)
+
+
+def device_index(name: str) -> int:
     """A device's index, 0 for none. Unlike a netlink request this never waits for another change to end."""
     try:
         return socket.if_nametoindex(name)

@@ -15,6 +15,7 @@ may have come to rely on it.
 from __future__ import annotations
 
 import sqlite3
+from _thread import start_new_thread  # without what else is in threading
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +25,7 @@ import msgspec
 
 from orlop.metadata.database import Database
 from orlop.network import ipam, plan, store
-from orlop.network.bridge import Hands
+from orlop.network.bridge import Hands, await_gone, delete_veth, device_index
 from orlop.network.facts import read_facts
 from orlop.network.records import INTERFACE, Attachment, AttachRequest, Network, Subnet
 from orlop.network.rules import make_table
@@ -71,6 +72,8 @@ class Networks:
         self._state = State(Path(directory), Path(state))
         self._nft = Nft()  # used under the lock alone
         self._keeps = False
+        self._standing: dict[str, int] = {}  # see `Hands`
+        self._leaving: dict[str, int] = {}  # indexes of devices that `unplug` has begun to delete
         self._cni_config, self._cni_plugins = cni_config, cni_plugins
         self.names = plan.names_for(str(Path(directory).absolute()))
 
@@ -103,7 +106,7 @@ class Networks:
             try:
                 self._state.write(attachment)
                 steps = plan.network_steps(network, attachment, self.names, facts)
-                Hands(self.names, host, None, self._nft, self._table).perform(steps)
+                Hands(self.names, host, None, self._nft, self._table, self._standing).perform(steps)
             except BaseException:
                 self._undo(host, owner, None)
                 raise
@@ -114,7 +117,7 @@ class Networks:
         with self._state.lock(), Netlink() as host, Netlink(netlink_fd) as inside:
             try:
                 steps = plan.join_steps(prepared.network, prepared.attachment, pid, prepared.facts)
-                Hands(self.names, host, inside, self._nft, self._table).perform(steps)
+                Hands(self.names, host, inside, self._nft, self._table, self._standing).perform(steps)
             except BaseException:
                 self._undo(host, prepared.attachment.owner, prepared.attachment)
                 raise
@@ -133,6 +136,17 @@ class Networks:
             with self._state.lock(), Netlink() as host:
                 self._undo(host, owner, attachment)
 
+    def unplug(self, attachment: Attachment) -> bool:
+        """Begin to delete the device of a container whose processes have been killed, in a thread: the kernel has it
+        off its list when `detach` comes. False where networks are not kept (see `keep`): then nothing has begun."""
+        if not self._keeps or attachment.driver != "bridge":
+            return False
+        name = attachment.host_device
+        if index := device_index(name):
+            self._leaving[name] = index
+            start_new_thread(delete_veth, (name,))
+        return True
+
     def check(self, owner: str) -> None:
         """Raises if what the record says of an owner's attachment is no longer so."""
         attachment = self._state.read(owner)
@@ -145,7 +159,7 @@ class Networks:
             return
         with Netlink() as host:
             for device in (attachment.bridge, attachment.host_device):
-                if host.link(device) is None:
+                if not host.index(device):
                     raise FailedPrecondition(f"{owner[:64]}: network device {device} is gone")
 
     def leftovers(self, live_owners: Collection[str]) -> tuple[str, ...]:
@@ -266,7 +280,7 @@ class Networks:
     def _load(self, host: Netlink, connection: sqlite3.Connection, name: str) -> Network:
         """A network's record; the default one needs none."""
         network = store.load(connection, name)
-        if name == DEFAULT and (network is None or host.link(network.device) is None):
+        if name == DEFAULT and (network is None or not host.index(network.device)):
             # its range is one of our choice, and somebody else may have taken it since
             used = store.used_ranges(host, connection, without=name)
             if network is None or ipam.overlapping(network, used):
@@ -303,13 +317,15 @@ class Networks:
                 network_used=network_used,
                 table_used=table_used,
             )
+            if index := self._leaving.pop(attachment.host_device, 0):
+                await_gone(attachment.host_device, index)
             Hands(self.names, host, None, self._nft, lambda: self._table(owner)).perform(steps)
         self._state.forget(owner)
         self._release(owner)
 
     def _withdraw(self, host: Netlink, network: Network) -> None:
         network_used, table_used = self._used(network.name)
-        if network_used or host.link(network.device) is None:
+        if network_used or not host.index(network.device):
             return
         steps = plan.withdraw_steps(network, self.names, table_used=table_used)
         Hands(self.names, host, None, self._nft, self._table).perform(steps)

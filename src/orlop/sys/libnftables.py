@@ -5,6 +5,7 @@ A script through the library takes a tenth of what starting the program does.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -90,14 +91,22 @@ def _open(lib: ctypes.CDLL) -> int:
 
 
 def _close_on_exec(fd: int) -> None:
-    """libmnl opens its socket so that children inherit it. The number is a guess, so look before touching."""
+    """libmnl opens its socket so that children inherit it. The number is a guess, so look before touching: another
+    thread may have taken it, or closed it. What is looked at is a copy, which must not stay: of a file that is locked
+    it would hold the lock."""
+    copy = -1
     try:
-        with socket.socket(fileno=os.dup(fd)) as found:
-            ours = found.family == socket.AF_NETLINK and found.proto == _NETLINK_NETFILTER
-        if ours:
-            os.set_inheritable(fd, False)
-    except OSError:  # another thread took and closed the number
+        copy = os.dup(fd)
+        found = socket.socket(fileno=copy)
+    except OSError:
+        if copy >= 0:
+            os.close(copy)
         return
+    with found:
+        ours = found.family == socket.AF_NETLINK and found.proto == _NETLINK_NETFILTER
+    if ours:
+        with contextlib.suppress(OSError):
+            os.set_inheritable(fd, False)
 
 
 def _program(script: str) -> str:

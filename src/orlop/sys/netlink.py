@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import socket
+import struct
 from collections.abc import Sequence
 from types import TracebackType
 
@@ -18,6 +20,8 @@ _CAP_ACK, _EXT_ACK, _STRICT = 10, 11, 12
 _DATAGRAM = 1 << 16
 TIMEOUT = 30.0  # seconds; the kernel answers at once, unless someone else sits on the rtnl lock
 DUMP_TRIES = 5
+_SIOCGIFINDEX, _SIOCGIFFLAGS, _IFF_UP = 0x8933, 0x8913, 1
+_IFREQ = struct.Struct("16si20x")  # flags are its first two bytes; both machines are little endian
 
 
 class Refused(OSError):
@@ -61,6 +65,27 @@ class Netlink:
                 if message.kind == rt.NLMSG_ERROR and first <= message.sequence < first + len(requests):
                     found[message.sequence - first] = rt.failure_of(message)
         return [found[position] for position in range(len(requests))]
+
+    def index(self, name: str) -> int:
+        """The index of the device of this name, 0 for none. Unlike `link` this never waits for another change to end:
+        the kernel answers it without the rtnl lock (netdevice(7), SIOCGIFINDEX)."""
+        try:
+            answer = fcntl.ioctl(self._socket, _SIOCGIFINDEX, _IFREQ.pack(name.encode(), 0))
+        except OSError as error:
+            if error.errno == errno.ENODEV:
+                return 0
+            raise
+        return int(_IFREQ.unpack(answer)[1])
+
+    def is_up(self, name: str) -> bool:
+        """Whether there is a device of this name that has been set up; answered as `index` is."""
+        try:
+            answer = fcntl.ioctl(self._socket, _SIOCGIFFLAGS, _IFREQ.pack(name.encode(), 0))
+        except OSError as error:
+            if error.errno == errno.ENODEV:
+                return False
+            raise
+        return bool(_IFREQ.unpack(answer)[1] & _IFF_UP)
 
     def link(self, name: str) -> rt.Link | None:
         """The device of this name, or None."""

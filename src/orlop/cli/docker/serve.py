@@ -45,6 +45,7 @@ def main(options: Options, context: Context) -> int:
         return _runtime_alone(options, config.runtime.socket)
     check()
     share_heaps(2)  # before the first thread
+    import orlop.daemon.slim  # noqa: F401 - before what it is about
     from orlop.daemon.serve import serve
 
     return serve(config, read)

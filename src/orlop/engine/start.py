@@ -172,12 +172,14 @@ def _launch(
             nonlocal plan
             theirs.close()
             plan = compile_plan(engine, container, bundle, tuple(idmaps))
-            group, by_systemd = None, bool(container.record.slice)  # which makes it at Sync("cgroup")
-            if joins_early(plan) and not by_systemd:
-                group = cgroups.make(engine.cgroups, container.record.cgroup, resources)
+            group = None
+            if not container.record.slice:  # else systemd makes it at Sync("cgroup")
+                group = cgroups.begin(engine.cgroups, container.record.cgroup, resources)
+            if group is not None and joins_early(plan):
+                group = cgroups.finish(group)
             send_plan(ours, plan, (root, *idmaps.values()))
-            if not by_systemd:
-                cgroups.limit(group or cgroups.make(engine.cgroups, container.record.cgroup, resources))
+            if group is not None:
+                cgroups.limit(cgroups.finish(group))
                 reached("start.cgroup")
             if attaching is not None:
                 attaching.begin()

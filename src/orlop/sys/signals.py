@@ -7,6 +7,7 @@ import os
 import signal
 import struct
 from collections.abc import Iterable
+from functools import lru_cache
 
 from orlop.sys.syscalls import libc
 
@@ -16,7 +17,7 @@ _RECORD = 128  # bytes of a signalfd_siginfo, which begins with the signal's num
 
 def signalfd(numbers: Iterable[int]) -> int:
     """A descriptor from which the signals are read, without waiting for them. The caller closes it."""
-    return libc("signalfd", -1, _mask(numbers), os.O_CLOEXEC | os.O_NONBLOCK)
+    return libc("signalfd", -1, _mask(tuple(numbers)), os.O_CLOEXEC | os.O_NONBLOCK)
 
 
 def hold_back(numbers: Iterable[int]) -> bytes:
@@ -24,7 +25,7 @@ def hold_back(numbers: Iterable[int]) -> bytes:
     pthread_sigmask makes an enumeration's member of each of sixty numbers."""
     before = bytearray(_SET)
     address = (ctypes.c_char * _SET).from_buffer(before)
-    libc("sigprocmask", signal.SIG_BLOCK, _mask(numbers), ctypes.addressof(address))
+    libc("sigprocmask", signal.SIG_BLOCK, _mask(tuple(numbers)), ctypes.addressof(address))
     return bytes(before)
 
 
@@ -33,7 +34,8 @@ def let_through(before: bytes) -> None:
     libc("sigprocmask", signal.SIG_SETMASK, before, None)
 
 
-def _mask(numbers: Iterable[int]) -> bytes:
+@lru_cache(8)
+def _mask(numbers: tuple[int, ...]) -> bytes:
     return sum(1 << (number - 1) for number in numbers).to_bytes(_SET, "little")
 
 

@@ -64,7 +64,7 @@ def parse_command(data: bytes) -> Command:
         tuple(words[:arguments]),
         environment,
         umask,
-        frozenset(number for number in range(1, 65) if ignored >> (number - 1) & 1),
+        frozenset(number for number in range(1, 65) if ignored >> (number - 1) & 1) if ignored else frozenset(),
     )
 
 

@@ -103,8 +103,8 @@ def begin(host: CgroupHost, path: str, resources: Resources | None = None) -> Ne
 
 
 def finish(new: New) -> New:
-    """The rest of `make`. When it fails, what `begin` made is still there."""
-    return _made(msgspec.structs.replace(new, missing=()), new.missing)
+    """The rest of `make`, if any. When it fails, what `begin` made is still there."""
+    return new if not new.missing else _made(msgspec.structs.replace(new, missing=()), new.missing)
 
 
 def _made(new: New, directories: tuple[str, ...]) -> New:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
+import signal
 import tarfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -339,3 +342,162 @@ def write(path: Path, files: dict[str, bytes], links: dict[str, str] | None = No
             member = tarfile.TarInfo(name)
             member.type, member.linkname = tarfile.SYMTYPE, target
             tar.addfile(member)
+
+
+# --- pods
+
+
+def pair(pod: Pod) -> tuple[list[str], list[api.ContainerConfig]]:
+    """Two containers that count, and their configurations."""
+    ids, configs = [], []
+    for name in ("first", "second"):
+        configs.append(container_config(pod.image, "sh", "-c", COUNTER, name=name, log_path=f"{name}.log", linux=OWN))
+        ids.append(pod.up(COUNTER, name))
+        pod.counts_on(ids[-1], 5)
+    return ids, configs
+
+
+def test_a_pod_is_checkpointed_at_one_moment_and_another_goes_on_from_there(
+    daemon: Daemon, client: Client, pod: Pod, tmp_path: Path
+) -> None:
+    ids, configs = pair(pod)
+    client.ExecSync(container_id=ids[0], cmd=["sh", "-c", "echo kept >/dev/shm/file"])
+    output = tmp_path / "checkpoint"
+    output.mkdir()
+    client.CheckpointPod(pod_sandbox_id=pod.id, output_path=str(output), container_ids=ids, within=60)
+    assert {"pod.options", "pod.dump", "devshm-checkpoint.tar", "containers"} == {p.name for p in output.iterdir()}
+    reached = [pod.count(container) for container in ids]
+    for container, count in zip(ids, reached, strict=True):
+        pod.counts_on(container, count)
+    client.RemovePodSandbox(pod_sandbox_id=pod.id)
+    before = {path: path.stat().st_mtime_ns for path in output.rglob("*")}
+
+    config = pod_config(log_directory=str(tmp_path))
+    answer = client.RestorePod(checkpoint_path=str(output), config=config, container_configs=configs, within=60)
+    other = answer.pod_sandbox_id
+    try:
+        made = {item.name: item.container_id for item in answer.restored_containers}
+        assert made.keys() == {"first", "second"}
+        assert {path: path.stat().st_mtime_ns for path in output.rglob("*")} == before
+        states = {
+            item.state for item in client.ListContainers(filter=api.ContainerFilter(pod_sandbox_id=other)).containers
+        }
+        assert states == {api.CONTAINER_CREATED}
+        shutil.rmtree(output)  # it is the caller's, and not needed any more
+        for name, count in (("second", 0), ("first", 0)):
+            client.StartContainer(container_id=made[name], within=60)
+            assert pod.count(made[name]) >= 5
+            pod.counts_on(made[name], pod.count(made[name]) + count)
+        assert pod.read(made["second"], "/dev/shm/file") == "kept\n"
+        refused(lambda: client.RestorePod(checkpoint_path=str(tmp_path), config=config), grpc.StatusCode.NOT_FOUND)
+    finally:
+        client.RemovePodSandbox(pod_sandbox_id=other)
+
+
+def test_a_pod_that_shares_its_process_namespace_goes_on_too(client: Client, pod: Pod, tmp_path: Path) -> None:
+    shared = api.LinuxContainerConfig()
+    config = container_config(pod.image, "sh", "-c", COUNTER, log_path="main.log", linux=shared)
+    container = pod.up(linux=shared)
+    pod.counts_on(container, 5)
+    output = tmp_path / "checkpoint"
+    output.mkdir()
+    client.CheckpointPod(pod_sandbox_id=pod.id, output_path=str(output), container_ids=[container], within=60)
+    answer = client.RestorePod(checkpoint_path=str(output), config=pod_config(), container_configs=[config], within=60)
+    made = answer.restored_containers[0].container_id
+    try:
+        client.StartContainer(container_id=made, within=60)
+        assert pod.count(made) >= 5
+        pod.counts_on(made, pod.count(made))
+    finally:
+        client.RemovePodSandbox(pod_sandbox_id=answer.pod_sandbox_id)
+
+
+def test_a_pod_checkpoint_that_fails_leaves_nothing_and_nobody_standing(
+    client: Client, pod: Pod, busybox: str, tmp_path: Path
+) -> None:
+    gone = "dd if=/dev/zero of=/tmp/gone bs=1M count=2 2>/dev/null; exec 7</tmp/gone; rm /tmp/gone"
+    good, bad, created = pod.up(), pod.up(f"{gone}; {COUNTER}", "bad"), pod.create(name="created")
+    for container in (good, bad):
+        pod.counts_on(container, 5)
+    output = tmp_path / "checkpoint"
+    output.mkdir()
+
+    def attempt(code: grpc.StatusCode, *ids: str, **fields: Any) -> str:
+        wanted = {"pod_sandbox_id": pod.id, "output_path": str(output), "container_ids": ids, "within": 60} | fields
+        text = refused(lambda: client.CheckpointPod(**wanted), code)
+        if code is not grpc.StatusCode.DEADLINE_EXCEEDED:  # of which the caller hears before the daemon
+            assert list(output.iterdir()) == []
+        return text
+
+    assert "ghost file" in attempt(grpc.StatusCode.FAILED_PRECONDITION, good, bad)
+    attempt(grpc.StatusCode.DEADLINE_EXCEEDED, good, within=0.2)
+    wait_for(lambda: not criu_runs(), "criu to be gone")
+    wait_for(lambda: list(output.iterdir()) == [], "what was written to be gone")
+    for container in (good, bad):
+        pod.counts_on(container, pod.count(container))
+    assert "created" in attempt(grpc.StatusCode.FAILED_PRECONDITION, good, created)
+    assert "twice" in attempt(grpc.StatusCode.INVALID_ARGUMENT, good, good)
+    attempt(grpc.StatusCode.INVALID_ARGUMENT)
+    attempt(grpc.StatusCode.NOT_FOUND, "nobody")
+    attempt(grpc.StatusCode.NOT_FOUND, good, pod_sandbox_id="nobody")
+    attempt(grpc.StatusCode.NOT_FOUND, good, output_path=str(tmp_path / "missing"))
+    attempt(grpc.StatusCode.INVALID_ARGUMENT, good, output_path="checkpoint")
+    attempt(grpc.StatusCode.FAILED_PRECONDITION, good, output_path=str(tmp_path))
+    assert "'speed'" in attempt(grpc.StatusCode.INVALID_ARGUMENT, good, options={"speed": "1"})
+
+
+def test_a_pod_that_the_checkpoint_cannot_follow_is_not_restored(client: Client, pod: Pod, tmp_path: Path) -> None:
+    ids, configs = pair(pod)
+    output = tmp_path / "checkpoint"
+    output.mkdir()
+    client.CheckpointPod(pod_sandbox_id=pod.id, output_path=str(output), container_ids=ids, within=60)
+    config = pod_config()
+
+    def attempt(code: grpc.StatusCode, *wanted: api.ContainerConfig, **fields: Any) -> str:
+        asked = {"checkpoint_path": str(output), "config": config, "container_configs": wanted, "within": 60} | fields
+        text = refused(lambda: client.RestorePod(**asked), code)
+        assert [item.id for item in client.ListPodSandbox().items] == [pod.id]
+        return text
+
+    def changed(**fields: Any) -> api.ContainerConfig:
+        other = api.ContainerConfig()
+        other.CopyFrom(configs[1])
+        other.MergeFrom(api.ContainerConfig(**fields))
+        return other
+
+    assert "'second' is missing" in attempt(grpc.StatusCode.INVALID_ARGUMENT, configs[0])
+    attempt(grpc.StatusCode.INVALID_ARGUMENT, configs[0], configs[0])
+    assert "args" in attempt(grpc.StatusCode.FAILED_PRECONDITION, configs[0], changed(args=["more"]))
+    mount = api.Mount(container_path="/data", host_path=str(tmp_path))
+    assert "mounts" in attempt(grpc.StatusCode.FAILED_PRECONDITION, configs[0], changed(mounts=[mount]))
+    attempt(grpc.StatusCode.INVALID_ARGUMENT, *configs, options={"speed": "1"})
+    attempt(grpc.StatusCode.INVALID_ARGUMENT, *configs, runtime_handler="nobody")
+    attempt(grpc.StatusCode.INVALID_ARGUMENT, *configs, checkpoint_path="checkpoint")
+    assert "taken" in attempt(grpc.StatusCode.ALREADY_EXISTS, *configs, config=pod.config)
+    (output / "containers/second/checkpoint/inventory.img").unlink()
+    attempt(grpc.StatusCode.INVALID_ARGUMENT, *configs)
+
+
+def test_containers_that_a_killed_daemon_held_go_on(daemon: Daemon, client: Client, pod: Pod, tmp_path: Path) -> None:
+    container = pod.up(f"dd if=/dev/urandom of=/dev/shm/much bs=1M count=30 2>/dev/null; {COUNTER}")
+    other = pod.up(COUNTER, "other")
+    for each in (container, other):
+        pod.counts_on(each, 5)
+    output = tmp_path / "checkpoint"
+    output.mkdir()
+    engine = daemon.engine()
+    wanted = {"pod_sandbox_id": pod.id, "output_path": str(output), "container_ids": [container, other]}
+    with ThreadPoolExecutor() as pool:
+        call = pool.submit(lambda: client.CheckpointPod(**wanted))
+        wait_for(lambda: engine.containers.store.find(other).record.frozen_by is not None, "the containers to stand")
+        daemon.end(signal.SIGKILL)
+        assert call.exception(30) is not None
+    daemon.start()
+    again = Client(daemon.socket)
+    wait_for(lambda: not criu_runs(), "criu to be gone", 30)
+    wait_for(lambda: again.ContainerStatus(container_id=other).status.state == api.CONTAINER_RUNNING, "the container")
+    pod.client = again
+    for each in (container, other):
+        pod.counts_on(each, pod.count(each))
+        assert engine.containers.store.find(each).record.frozen_by is None
+    engine.close()

@@ -37,7 +37,7 @@ async def container(node: Node, request: api.CheckpointContainerRequest) -> api.
         if request.timeout < 0:
             raise InvalidArgument(f"timeout: {request.timeout} is below zero")
         check(found)
-        with _within(float(request.timeout) or PATIENCE), _place(node, found) as directory:
+        with within(float(request.timeout) or PATIENCE), _place(node, found) as directory:
             dump(node.engine, found, directory, described(node, found))
             archive.pack(directory, location)
 
@@ -59,7 +59,7 @@ def _location(text: str) -> Path:
 
 
 @contextmanager
-def _within(seconds: float) -> Iterator[None]:
+def within(seconds: float) -> Iterator[None]:
     """The work ends with DeadlineExceeded when its time is over, or before with that of the call."""
     token = cancel.Token(seconds, cancel.current())
     try:

@@ -14,6 +14,7 @@ from orlop.cri import answers, cdi, cdi_files, cgroups, handlers, profiles, requ
 from orlop.cri.details import container_info
 from orlop.cri.node import Node
 from orlop.engine import lifecycle
+from orlop.engine.config import ContainerConfig
 from orlop.engine.exec import read_spec
 from orlop.engine.records import Container, is_sandbox
 from orlop.engine.start import Started
@@ -38,7 +39,14 @@ def _create(node: Node, request: api.CreateContainerRequest) -> tuple[Container,
     """The container, and whether it is this call that has made it."""
     if not request.pod_sandbox_id:
         raise InvalidArgument("pod_sandbox_id is missing")
-    sandbox = node.engine.pods.get(request.pod_sandbox_id)
+    config = restores.restored(node, wanted(node, node.engine.pods.get(request.pod_sandbox_id), request))
+    began = time.time()
+    made = node.engine.pods.create_container(profiles.resolved(config, request.config.mounts))
+    return made, made.created >= began
+
+
+def wanted(node: Node, sandbox: Container, request: api.CreateContainerRequest) -> ContainerConfig:
+    """The container that is asked for, with devices and whoever runs it."""
     options = request.config.linux.security_context.namespace_options
     target = _target(node, options, sandbox.id) if options.pid == api.TARGET else ""
     config = requests.container(request, answers.pod_request(sandbox), sandbox.id, target)
@@ -48,10 +56,7 @@ def _create(node: Node, request: api.CreateContainerRequest) -> tuple[Container,
         config = cdi.inject(config, cdi_files.read().edits(devices))
     if sandbox.config.oci_runtime is not None:
         config = handlers.run_by(config, sandbox.config.oci_runtime)
-    config = restores.restored(node, config)
-    began = time.time()
-    made = node.engine.pods.create_container(profiles.resolved(config, request.config.mounts))
-    return made, made.created >= began
+    return config
 
 
 def _target(node: Node, options: api.NamespaceOption, sandbox: str) -> str:

@@ -11,6 +11,7 @@ from orlop._stubs.cri import api_pb2 as api
 from orlop.cri import answers, cgroups, containers, handlers, profiles, requests
 from orlop.cri.details import sandbox_info
 from orlop.cri.node import Node
+from orlop.engine.config import ContainerConfig
 from orlop.engine.records import Container
 from orlop.engine.remove import remove as engine_remove
 from orlop.engine.start import Started
@@ -19,17 +20,10 @@ from orlop.spec.errors import InvalidArgument, NotFound
 
 
 async def run(node: Node, request: api.RunPodSandboxRequest) -> api.RunPodSandboxResponse:
-    runtime = handlers.chosen(node.settings, request.runtime_handler)
-    config = cgroups.driven(requests.sandbox(request, ""), node.settings.cgroup_driver)
-    if runtime is not None:
-        config = handlers.run_by(config, runtime)
+    config = wanted(node, request)
 
     def make() -> Started:
-        wanted = profiles.resolved(config)
-        if wanted.network.mode != "host":
-            network = msgspec.structs.replace(wanted.network, mode=node.network.ready(wanted))
-            wanted = msgspec.structs.replace(wanted, network=network)
-        return node.engine.pods.run(wanted)
+        return begin(node, config)
 
     def undo(started: Started) -> None:
         if started.client is not None:  # else it is the answer to an earlier call as well
@@ -43,6 +37,22 @@ async def run(node: Node, request: api.RunPodSandboxRequest) -> api.RunPodSandbo
     else:  # it is there already
         await node.exits.take_over(started.container)
     return api.RunPodSandboxResponse(pod_sandbox_id=started.container.id)
+
+
+def wanted(node: Node, request: api.RunPodSandboxRequest) -> ContainerConfig:
+    """The sandbox that is asked for, with whoever runs it."""
+    runtime = handlers.chosen(node.settings, request.runtime_handler)
+    config = cgroups.driven(requests.sandbox(request, ""), node.settings.cgroup_driver)
+    return config if runtime is None else handlers.run_by(config, runtime)
+
+
+def begin(node: Node, config: ContainerConfig) -> Started:
+    """Make and start a sandbox, in the network that pods have now."""
+    config = profiles.resolved(config)
+    if config.network.mode != "host":
+        network = msgspec.structs.replace(config.network, mode=node.network.ready(config))
+        config = msgspec.structs.replace(config, network=network)
+    return node.engine.pods.run(config)
 
 
 async def stop(node: Node, request: api.StopPodSandboxRequest) -> api.StopPodSandboxResponse:

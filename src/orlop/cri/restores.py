@@ -18,8 +18,11 @@ def restored(node: Node, config: ContainerConfig) -> ContainerConfig:
     """The request to the engine, where its image is the path of an archive, or an image that holds a checkpoint: of the
     image that the checkpoint says, which is pulled where it is not there."""
     source = _source(node, config.image)
-    if not source:
-        return config
+    return from_source(node, config, source) if source else config
+
+
+def from_source(node: Node, config: ContainerConfig, source: str) -> ContainerConfig:
+    """The request to the engine for a container that goes on from this archive, directory, or image with this ID."""
     if config.oci_runtime is not None:
         raise FailedPrecondition(f"handler {config.oci_runtime.name}: only orlop's own restores a checkpoint")
     if config.pod is not None and config.pod.id_maps is not None:

@@ -18,6 +18,7 @@ from orlop.cri import (
     images,
     methods,
     metrics,
+    pod_checkpoints,
     pods,
     sessions,
     stats,
@@ -61,6 +62,8 @@ RUNTIME: Mapping[str, Callable[..., Any]] = {
     "ListPodSandboxMetrics": metrics.pods,
     "StreamPodSandboxMetrics": metrics.stream,
     "CheckpointContainer": checkpoints.container,
+    "CheckpointPod": pod_checkpoints.checkpoint,
+    "RestorePod": pod_checkpoints.restore,
     "ContainerStats": stats.one,
     "ListContainerStats": stats.list_all,
     "StreamContainerStats": stats.stream,
@@ -77,7 +80,8 @@ IMAGES: Mapping[str, Callable[..., Any]] = {
     "ImageFsInfo": images.filesystem_info,
 }
 _CHANGING = frozenset(
-    "RunPodSandbox StopPodSandbox RemovePodSandbox CreateContainer StartContainer StopContainer RemoveContainer".split()
+    "RunPodSandbox StopPodSandbox RemovePodSandbox CreateContainer StartContainer StopContainer RemoveContainer "
+    "RestorePod".split()
 )
 _STATUS = {code.value[0]: code for code in grpc.StatusCode}
 

@@ -53,6 +53,7 @@ class ContainerRecord(_Record, frozen=True, kw_only=True):
     networked: bool = False  # addresses, ports or an interface may be held
     attachment: Attachment | None = None
     cgroup: str = ""
+    frozen_by: Owner | None = None  # who holds its processes for a checkpoint
     slice: str = ""  # the slice in which systemd has made the cgroup, a scope; empty: it is the engine's own
     remove_volumes: bool = False  # a removal under way takes the anonymous volumes along
 

@@ -34,6 +34,8 @@ def settled(engine: Engine, container: Container, gone_ok: bool = False) -> Cont
 
     Raises NotFound (or returns None, if `gone_ok`) when settling meant to finish its removal.
     """
+    if container.record.frozen_by is not None and not locks.alive(container.record.frozen_by):
+        container = _let_go(engine, container)
     if _action(engine, container) == "nothing":
         return container
     with held(engine, container.id) as now:
@@ -46,6 +48,14 @@ def settled(engine: Engine, container: Container, gone_ok: bool = False) -> Cont
     if now is not None and wants_restart(now):
         begin_restart(engine, now)
     return now
+
+
+def _let_go(engine: Engine, container: Container) -> Container:
+    """A process died that held the processes of a container for a checkpoint: they go on."""
+    from orlop.engine.checkpoints.freeze import let_go
+
+    with held(engine, container.id) as now:
+        return container if now is None else let_go(engine, now)
 
 
 @contextmanager

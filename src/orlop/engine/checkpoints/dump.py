@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from orlop.engine import settle
+from orlop.cgroups import apply as cgroups
+from orlop.engine import lifecycle, settle
 from orlop.engine.bundle import shm_directory
 from orlop.engine.checkpoints import metadata
 from orlop.engine.exec import read_spec
@@ -21,7 +22,7 @@ from orlop.runtime import checkpoint, criu
 from orlop.runtime.state import Record
 from orlop.spec import cancel
 from orlop.spec.document import encode
-from orlop.spec.errors import FailedPrecondition, NotFound, os_errors
+from orlop.spec.errors import Aborted, FailedPrecondition, NotFound, os_errors
 from orlop.sys.files import write_all
 from orlop.wire import tar
 
@@ -49,8 +50,11 @@ def check(container: Container) -> None:
         raise FailedPrecondition(f"cannot checkpoint container {container.name}: {why}")
 
 
-def dump(engine: Engine, container: Container, directory: Path, files: Mapping[str, bytes]) -> None:
-    """Write what an archive is made of (see `metadata`) into an empty directory, with `files` beside it.
+def dump(
+    engine: Engine, container: Container, directory: Path, files: Mapping[str, bytes], shared: bool = True
+) -> None:
+    """Write what an archive is made of (see `metadata`) into an empty directory, with `files` beside it; the shared
+    memory of its pod where that is asked for.
 
     The container stands still for as long as its memory and its files are written, and runs on after that, also where
     it fails. Raises FailedPrecondition with CRIU's reason, and Aborted where nobody waits for it any more.
@@ -71,10 +75,14 @@ def dump(engine: Engine, container: Container, directory: Path, files: Mapping[s
             tcp_close=True,
             ext_unix_sk=True,
             link_remap=True,
-            dumped=lambda: _changes(engine, now, directory),
+            dumped=lambda: _changes(engine, now, directory, shared),
         )
         try:
             checkpoint.dump(_record(engine, now), spec, options)
+        except Aborted:  # criu was ended, perhaps before it could let the container go on
+            if now.state != lifecycle.PAUSED and now.record.frozen_by is None:
+                cgroups.thaw(engine.cgroups, now.record.cgroup)
+            raise
         except FailedPrecondition as error:
             if why := obstacle(engine.containers.get(container.id)):
                 raise FailedPrecondition(f"cannot checkpoint container {container.name}: {why}") from error
@@ -111,13 +119,19 @@ def _streams(engine: Engine, container: Container) -> tuple[str, ...]:
 # --- while no process of the container runs
 
 
-def _changes(engine: Engine, container: Container, directory: Path) -> None:
+def _changes(engine: Engine, container: Container, directory: Path, shared: bool) -> None:
     """What it has changed in its root, and what is in its shared memory."""
     if container.record.snapshot:
         _write_layer(directory / metadata.ROOTFS, _layer(engine, container), directory / metadata.DELETED)
-    shared = _shared_memory(engine, container)
-    if shared is not None and any(shared.iterdir()):
-        _write_layer(directory / metadata.SHM, diff_overlay(shared), None)
+    memory = _shared_memory(engine, container) if shared else None
+    if memory is not None:
+        write_shared_memory(memory, directory)
+
+
+def write_shared_memory(memory: Path, directory: Path) -> None:
+    """What is in shared memory, which is a directory of the host; nothing where there is nothing."""
+    if any(memory.iterdir()):
+        _write_layer(directory / metadata.SHM, diff_overlay(memory), None)
 
 
 def _layer(engine: Engine, container: Container) -> Iterator[bytes]:

@@ -32,6 +32,8 @@ SHM, LOG, DUMP_LOG, RESTORE_LOG, STATS = (
     "restore.log",
     "stats-dump",
 )
+POD, POD_STATUS, REQUEST = "pod.options", "pod.dump", "container.request"
+_VERSION = 1  # of a pod's checkpoint
 ANNOTATION = "org.criu.checkpoint.container.name"  # of an image whose root is the contents of such an archive
 _NEVER = "0001-01-01T00:00:00Z"  # as Go writes a time that is none
 
@@ -57,6 +59,32 @@ def parse_config(raw: bytes) -> Config:
     if not (found.rootfs_image_ref or found.rootfs_image_name or found.rootfs_image):
         raise InvalidArgument(f"{CONFIG}: names no image")
     return found
+
+
+class PodOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """pod.options: the directories of a pod's containers by the containers' names."""
+
+    version: int = _VERSION
+    containers: dict[str, str] = {}
+    annotations: dict[str, str] = {}
+
+
+def parse_pod(raw: bytes) -> PodOptions:
+    """Raises InvalidArgument, also for a directory that is none of those which this version writes."""
+    found = decode(raw, PodOptions, POD)
+    if found.version != _VERSION:
+        raise InvalidArgument(f"{POD}: version {found.version} is not known, only {_VERSION}")
+    if not found.containers:
+        raise InvalidArgument(f"{POD}: holds no container")
+    for name, directory in found.containers.items():
+        if directory != pod_directory(name) or "/" in name or name in ("", ".", ".."):
+            raise InvalidArgument(f"{POD}: container {name[:64]!r}: {directory[:64]!r} is no directory of it")
+    return found
+
+
+def pod_directory(name: str) -> str:
+    """Where the checkpoint of a pod has that of a container."""
+    return f"containers/{name}"
 
 
 def moment(seconds: float) -> str:

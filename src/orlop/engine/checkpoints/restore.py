@@ -241,13 +241,8 @@ class _Restoring:
     def _share_memory(self) -> None:
         """Give a pod's shared memory what the checkpoint has of it, unless there is something in it by now."""
         kind, _, donor = self.container.config.ipc_mode.partition(":")
-        kept = place(self.engine, self.container) / metadata.SHM
-        if kind != "container" or not kept.is_file():
-            return
-        directory = shm_directory(self.engine, donor)
-        if not any(directory.iterdir()):
-            with archive.opened(kept) as stream:
-                apply(stream, "", directory, WhiteoutFormat.REMOVE)
+        if kind == "container":
+            read_shared_memory(shm_directory(self.engine, donor), place(self.engine, self.container))
 
     def _inherited(self, linux: Linux) -> tuple[tuple[tuple[str, int], ...], tuple[int, ...]]:
         """Names in the image with descriptors of CRIU's, and the descriptors to hand over beside the streams."""
@@ -350,6 +345,14 @@ class _Restoring:
             if changed is not None:
                 config.write_bytes(changed)
             remove_tree(place(self.engine, self.container))
+
+
+def read_shared_memory(memory: Path, directory: Path) -> None:
+    """Write what a checkpoint has of shared memory into it, if it has something and nothing is there yet."""
+    kept = directory / metadata.SHM
+    if kept.is_file() and not any(memory.iterdir()):
+        with archive.opened(kept) as stream:
+            apply(stream, "", memory, WhiteoutFormat.REMOVE)
 
 
 def _ended_pipe() -> int:

@@ -4,6 +4,8 @@ what is found afterwards is whole or goes, no name is stuck, no exit is lost, no
 from __future__ import annotations
 
 import contextlib
+import os
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -11,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import msgspec
 import pytest
 from tests.harness import Orlop
 
@@ -86,7 +89,19 @@ def nothing_left(daemon: Daemon) -> Iterator[None]:
 
     with contextlib.suppress(AssertionError):
         wait_for(clean, "everything to be gone", 10)
-    assert {name: value for name, value in after.items() if value != before[name]} == {}
+    left = {name: value for name, value in after.items() if value != before[name]}
+    assert left == {}, _history(orlop, set(map(os.path.basename, after["cgroups"])) - set(before["cgroups"]))
+
+
+def _history(orlop: Orlop, ids: set[str]) -> str:
+    """What happened to containers of which groups are left, which nothing else tells any more."""
+    events = [msgspec.json.decode(row[0]) for row in orlop.rows("SELECT record FROM events")]
+    return "\n".join(str(event) for event in events if event["id"] in ids)
+
+
+def _standing(pid: int) -> str:
+    """What each thread of a process that does not end waits for in the kernel."""
+    return "\n".join(f"{task.name} {(task / 'wchan').read_text()}" for task in Path(f"/proc/{pid}/task").iterdir())
 
 
 def crash(daemon: Daemon, image: str, step: str) -> list[Worker]:
@@ -97,7 +112,10 @@ def crash(daemon: Daemon, image: str, step: str) -> list[Worker]:
     workers = [Worker(daemon, image, number) for number in range(CLIENTS)]
     for worker in workers:
         worker.start()
-    assert daemon.process.wait(60) == -9, daemon.log.read_text()
+    try:
+        assert daemon.process.wait(60) == -9, daemon.log.read_text()
+    except subprocess.TimeoutExpired:
+        pytest.fail(f"the daemon does not come to {step}:\n{_standing(daemon.process.pid)}\n{daemon.log.read_text()}")
     daemon.process = None
     for worker in workers:
         worker.join(60)

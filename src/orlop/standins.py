@@ -26,6 +26,7 @@ DEFERRED: dict[str, tuple[str, ...]] = {
     "ntpath": (),  # pathlib, for paths of Windows
     "selectors": (),  # socket, for sendfile
     "array": (),  # socket, for send_fds
+    "importlib.metadata": ("version",),  # urllib3, for HTTP/2
 }
 
 

@@ -7,7 +7,17 @@ import sys
 from pathlib import Path
 
 SOURCE = Path(__file__).parents[2] / "src"
-SELDOM = {"ssl", "_ssl", "urllib3", "email", "http.client", "zipfile", "google.protobuf.json_format", "difflib"}
+SELDOM = {
+    "ssl",
+    "_ssl",
+    "urllib3",
+    "email",
+    "http.client",
+    "zipfile",
+    "wsproto",
+    "google.protobuf.json_format",
+    "difflib",
+}
 PROGRAM = f"""
 import sys
 sys.path[:0] = [{str(SOURCE)!r}, *{[path for path in sys.path if "packages" in path]!r}]

@@ -10,7 +10,6 @@ import re
 from typing import Protocol
 
 import msgspec
-import urllib3
 
 from orlop.distribution.errors import Interrupted
 from orlop.distribution.hosts import Endpoint
@@ -20,6 +19,10 @@ from orlop.distribution.transport import Response, explain
 from orlop.spec.digest import Digest
 from orlop.spec.errors import DataLoss, DeadlineExceeded, InvalidArgument, Unavailable
 from orlop.spec.image import MAX_DOCUMENT, Descriptor
+from orlop.standins import deferred
+
+with deferred():
+    import urllib3
 
 _PIECE = 1 << 20
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")

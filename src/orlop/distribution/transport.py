@@ -13,12 +13,15 @@ from typing import Protocol
 from urllib.parse import unquote, urljoin, urlsplit
 
 import msgspec
-import urllib3
 
 from orlop.distribution.errors import Interrupted, clean
 from orlop.distribution.hosts import Endpoint, Tls, is_insecure
 from orlop.distribution.proxies import proxy_for
 from orlop.spec.errors import DeadlineExceeded, FailedPrecondition, OrlopError, Unavailable
+from orlop.standins import deferred
+
+with deferred():
+    import urllib3
 
 Response = urllib3.BaseHTTPResponse
 _MAX_REDIRECTS = 10

@@ -11,7 +11,6 @@ import asyncio
 import logging
 import time
 
-from orlop.cri.streaming import port_forward, remote_command
 from orlop.cri.streaming.backend import Attach, Backend, Exec, PortForward, Request
 from orlop.cri.streaming.limits import Limits
 from orlop.cri.streaming.link import close, keep_alive
@@ -125,12 +124,16 @@ class Server:
         if protocol.name:
             headers.append(("X-Stream-Protocol-Version", protocol.name))
         link = await exchange.switch([("Upgrade", "SPDY/3.1"), *headers])
+        from orlop.cri.streaming import port_forward, remote_command  # what sessions need comes with the first
+
         if isinstance(request, PortForward):
             await port_forward.over_spdy(link, self._backend, request, self._limits)
         else:
             await remote_command.over_spdy(link, self._backend, request, protocol, self._limits)
 
     async def _websocket(self, exchange: Exchange, http: HTTPRequest, request: Request) -> None:
+        from orlop.cri.streaming import port_forward, remote_command
+
         known = _PORT_FORWARD_WEBSOCKET if isinstance(request, PortForward) else kubestream.REMOTE_COMMAND_WEBSOCKET
         protocol, _ = _negotiate(http, _WEBSOCKET_PROTOCOL, known, None)
         tunnel = protocol.name == kubestream.TUNNEL

@@ -7,7 +7,6 @@ import contextlib
 
 import h11
 import msgspec
-from wsproto.utilities import generate_accept_token
 
 from orlop.cri.streaming.link import SocketLink
 
@@ -115,6 +114,8 @@ def websocket_headers(request: Request, protocol: str) -> HeaderList:
         raise Refused(400, "a websocket begins with GET and Sec-WebSocket-Key")
     if request.header("sec-websocket-version") != "13":
         raise Refused(426, "websocket: only version 13 is spoken here", [("Sec-WebSocket-Version", "13")])
+    from wsproto.utilities import generate_accept_token  # with all the rest of it
+
     headers = [("Upgrade", "websocket"), ("Sec-WebSocket-Accept", generate_accept_token(key.encode()).decode())]
     return headers + ([("Sec-WebSocket-Protocol", protocol)] if protocol else [])
 

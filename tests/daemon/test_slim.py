@@ -7,17 +7,7 @@ import sys
 from pathlib import Path
 
 SOURCE = Path(__file__).parents[2] / "src"
-SELDOM = {
-    "ssl",
-    "_ssl",
-    "urllib3",
-    "email",
-    "http.client",
-    "zipfile",
-    "wsproto",
-    "google.protobuf.json_format",
-    "difflib",
-}
+SELDOM = set("ssl _ssl urllib3 email http.client zipfile wsproto google.protobuf.json_format difflib".split())
 PROGRAM = f"""
 import sys
 sys.path[:0] = [{str(SOURCE)!r}, *{[path for path in sys.path if "packages" in path]!r}]
@@ -29,6 +19,10 @@ assert asyncio.sslproto.ssl is None
 assert ssl.create_default_context().check_hostname
 assert typing_extensions.Self is typing.Self and typing_extensions.deprecated
 assert sys.modules["typing_extensions"].__file__
+import orlop.distribution.client
+assert "urllib3" in sys.modules and "zipfile" not in sys.modules
+from importlib.metadata import version
+assert version("urllib3") and "zipfile" in sys.modules
 """
 
 

@@ -102,6 +102,7 @@ class Daemon:
         try:
             serving = await self._start()
             gc.set_threshold(*_GARBAGE)  # that of a command that ends soon lets a daemon grow
+            gc.collect()
             gc.freeze()
             notify.ready()
             if period := notify.watchdog():

@@ -150,8 +150,10 @@ def serving(*prefix: str, config: str = "", cri: str = "") -> Iterator[Daemon]:
             engine.pods.remove(sandbox)
         engine.close()
         wait_for(lambda: not _still_at_it(base), "those who look into the store")
+        said = found.log.read_text()
         take_away(base)
     assert left == []
+    assert "Traceback" not in said, said
 
 
 @pytest.fixture

@@ -34,7 +34,9 @@ def daemon() -> Iterator[Daemon]:
     finally:
         if found.process is not None:
             found.end()
+        said = found.log.read_text() if found.log.exists() else ""
         take_away(base)
+    assert "Traceback" not in said, said
 
 
 def test_metrics_count_calls_and_pods(daemon: Daemon) -> None:

@@ -330,6 +330,21 @@ def test_a_hanging_plugin_ends_with_the_call(node: Daemon, calls: Client, how: s
 
 
 @pytest.mark.root
+def test_no_list_has_a_pod_that_is_not_up_yet(node: Daemon, calls: Client) -> None:
+    """A kubelet would take it for one that has died, and begin another."""
+    at_it = node.base / "at-it"
+    plugin(node, "fake", f'[ "$CNI_COMMAND" = ADD ] && touch {at_it} && sleep 1\n{DONE}')
+    (node.cni / "10-net.conflist").write_bytes(conflist({"type": "fake"}))
+    begun = calls._calls["RunPodSandbox"].future(api.RunPodSandboxRequest(config=pod_config()))
+    wait_for(at_it.exists, "the plugin")
+    assert not calls.ListPodSandbox().items
+    pod = begun.result().pod_sandbox_id
+    assert [item.state for item in calls.ListPodSandbox().items] == [api.SANDBOX_READY]
+    calls.RemovePodSandbox(pod_sandbox_id=pod)
+    nothing_left(node, calls)
+
+
+@pytest.mark.root
 def test_a_call_that_has_joined_keeps_the_pod(node: Daemon, calls: Client) -> None:
     plugin(node, "fake", f'[ "$CNI_COMMAND" = ADD ] && sleep 1\n{DONE}')
     (node.cni / "10-net.conflist").write_bytes(conflist({"type": "fake"}))

@@ -121,13 +121,14 @@ class Exits:
             return None
         return client
 
-    def close(self) -> None:
+    async def leave(self) -> None:
         """Leave the containers to their shims, once the ends that are being recorded are."""
-        watched = set(self._clients.values())
-        for task in self._tasks:
-            task.cancel()
-        self._pool.shutdown()
-        for client in watched:
-            asyncio.get_running_loop().remove_reader(client.fileno())
+        loop = asyncio.get_running_loop()
+        for client in self._clients.values():
+            loop.remove_reader(client.fileno())
+        if self._tasks:
+            await asyncio.wait(self._tasks)  # each takes its client away
+        for client in self._clients.values():
             client.close()
         self._clients.clear()
+        self._pool.shutdown()

@@ -191,9 +191,12 @@ class Node:
         """Begin one part of a call's work, as the end of one container of a pod."""
         return self._members.submit(copy_context().run, work)
 
-    def close(self) -> None:
-        """Wait for calls that are under way."""
-        self.exits.close()
+    async def close(self) -> None:
+        """Wait for calls that are under way, and leave the containers to their shims."""
+        await self.exits.leave()
+        await asyncio.to_thread(self._shut)
+
+    def _shut(self) -> None:
         self._pool.shutdown()
         self._members.shutdown()
         self._patient.shutdown()

@@ -154,7 +154,7 @@ class Daemon:
         await self._metrics.close()
         if self._node.calls.tracer is not None:
             await asyncio.to_thread(self._node.calls.tracer.close)
-        closing = asyncio.get_running_loop().run_in_executor(None, self._node.close)
+        closing = asyncio.create_task(self._node.close())
         done, _ = await asyncio.wait((closing,), timeout=_LAST_WORDS)
         if not done:
             # Whatever they are at is written down so that the next daemon can finish or undo it.

@@ -84,8 +84,8 @@ def is_sandbox(container: Container) -> bool:
 
 
 def is_whole(sandbox: Container) -> bool:
-    """Whether a sandbox is neither being made nor removed."""
-    return sandbox.state not in (lifecycle.CREATING, lifecycle.CREATED, lifecycle.REMOVING)
+    """Whether a sandbox is neither being made nor removed. To a kubelet one that does not run yet would have died."""
+    return sandbox.state not in (lifecycle.CREATING, lifecycle.CREATED, lifecycle.STARTING, lifecycle.REMOVING)
 
 
 class Volume(_Record, frozen=True, kw_only=True):

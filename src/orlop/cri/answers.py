@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from google.protobuf.message import Message
 
 from orlop._stubs.cri import api_pb2 as api
+from orlop.cri.requests import signal_name
 from orlop.engine import lifecycle
 from orlop.engine.images.image import Image
 from orlop.engine.records import Container
+from orlop.spec.errors import InvalidArgument
+from orlop.spec.signals import parse_signal
 
 T = TypeVar("T")
+_SIGNALS = {parse_signal(signal_name(each)): cast("api.Signal", each) for each in api.Signal.values() if each}
 _STATES = {
     lifecycle.CREATED: api.CONTAINER_CREATED,
     lifecycle.STARTING: api.CONTAINER_CREATED,
@@ -182,8 +186,21 @@ def container_status(
         resources=api.ContainerResources(linux=config.linux.resources),
         image_id=record.image_id,
         user=user,
-        stop_signal=config.stop_signal,
+        stop_signal=config.stop_signal or stop_signal(image),
     )
+
+
+def stop_signal(image: Image | None) -> api.Signal:
+    """The signal that StopContainer begins with where the request names none."""
+    return signal_of(image.config.defaults.stop_signal or "TERM") if image is not None else api.SIGNAL_RUNTIME_DEFAULT
+
+
+def signal_of(text: str) -> api.Signal:
+    """The interface's signal for one as images name it (`SIGTERM`, `15`, `RTMIN+3`)."""
+    try:
+        return _SIGNALS.get(parse_signal(text), api.SIGNAL_RUNTIME_DEFAULT)
+    except InvalidArgument:  # which StopContainer says
+        return api.SIGNAL_RUNTIME_DEFAULT
 
 
 def _mount(mount: api.Mount, mounted: Mapping[str, str]) -> api.Mount:

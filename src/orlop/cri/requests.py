@@ -249,6 +249,11 @@ def _stop_signal(signal: int) -> str:
         return ""
     if signal not in api.Signal.values():
         raise InvalidArgument(f"config.stop_signal: {signal} is no signal")
+    return signal_name(signal)
+
+
+def signal_name(signal: int) -> str:
+    """A signal of the interface as the engine reads it."""
     name = api.Signal.Name(signal).removeprefix("SIGNAL_")
     return name.replace("RTMAXMINUS", "RTMAX-").replace("RTMINPLUS", "RTMIN+")
 

@@ -15,6 +15,7 @@ from tests.cri.test_life import refused
 from tests.harness import wait_for
 
 from orlop._stubs.cri import api_pb2 as api
+from orlop.cri import answers
 
 Make = Callable[..., Pod]
 NodeMount = Callable[..., None]
@@ -152,6 +153,24 @@ def test_another_signal_for_stopping(pod: Pod) -> None:
     container.stop(20)
     status = container.status
     assert (status.exit_code, status.stop_signal) == (7, api.SIGNAL_SIGUSR1)
+
+
+def test_the_signal_for_stopping_is_told_where_nobody_named_one(pod: Pod) -> None:
+    assert pod.run("sleep", "1000").status.stop_signal == api.SIGNAL_SIGTERM
+
+
+@pytest.mark.parametrize(
+    ("text", "signal"),
+    [
+        ("SIGQUIT", api.SIGNAL_SIGQUIT),
+        ("15", api.SIGNAL_SIGTERM),
+        ("RTMIN+3", api.SIGNAL_SIGRTMINPLUS3),
+        ("SIGRTMAX", api.SIGNAL_SIGRTMAX),
+        ("nonsense", api.SIGNAL_RUNTIME_DEFAULT),
+    ],
+)
+def test_signals_as_images_name_them(text: str, signal: api.Signal) -> None:
+    assert answers.signal_of(text) == signal
 
 
 def test_two_who_stop_at_once(pod: Pod) -> None:

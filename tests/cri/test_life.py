@@ -12,6 +12,7 @@ import pytest
 from orlop._stubs.cri import api_pb2 as api
 
 from .conftest import Client, Daemon, container_config, pod_config, wait_for
+from .test_crossing import subscribed
 
 pytestmark = [pytest.mark.root, pytest.mark.peers]
 
@@ -100,9 +101,8 @@ def test_the_end_of_a_container_is_recorded_while_the_daemon_is_away(
 
 def test_events_tell_what_happens(client: Client, busybox: str) -> None:
     config = pod_config()
-    events = client.GetContainerEvents(within=20)
+    events = subscribed(client)
     seen = []
-    pod = ""
 
     def follow(until: tuple[str, int]) -> None:
         for event in events:
@@ -110,7 +110,6 @@ def test_events_tell_what_happens(client: Client, busybox: str) -> None:
             if seen[-1] == until:
                 return
 
-    client.Version()
     pod = client.RunPodSandbox(config=config).pod_sandbox_id
     wanted = container_config(busybox, "true")
     container = client.CreateContainer(pod_sandbox_id=pod, config=wanted, sandbox_config=config).container_id

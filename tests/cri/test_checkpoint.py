@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -501,3 +502,59 @@ def test_containers_that_a_killed_daemon_held_go_on(daemon: Daemon, client: Clie
         pod.counts_on(each, pod.count(each))
         assert engine.containers.store.find(each).record.frozen_by is None
     engine.close()
+
+
+# --- images that hold a checkpoint
+
+
+def image_of(files: dict[str, bytes], target: Path) -> None:
+    """An archive of an image whose root is a checkpoint's archive, as `buildah` makes it."""
+    write(target.with_suffix(".layer"), files)
+    layer = target.with_suffix(".layer").read_bytes()
+    blobs: dict[str, bytes] = {}
+
+    def descriptor(kind: str, data: bytes) -> dict[str, Any]:
+        digest = hashlib.sha256(data).hexdigest()
+        blobs[f"blobs/sha256/{digest}"] = data
+        return {"mediaType": f"application/vnd.oci.image.{kind}", "digest": f"sha256:{digest}", "size": len(data)}
+
+    content = descriptor("layer.v1.tar", layer)
+    config = {"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": [content["digest"]]}}
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "config": descriptor("config.v1+json", json.dumps(config).encode()),
+        "layers": [content],
+        "annotations": {"org.criu.checkpoint.container.name": "before"},
+    }
+    top = descriptor("manifest.v1+json", json.dumps(manifest).encode())
+    top["annotations"] = {"org.opencontainers.image.ref.name": "localhost/checkpoint:1"}
+    index = {"schemaVersion": 2, "manifests": [top]}
+    write(target, {"oci-layout": b'{"imageLayoutVersion":"1.0.0"}', "index.json": json.dumps(index).encode(), **blobs})
+
+
+def test_an_image_that_holds_a_checkpoint_is_restored_where_the_administrator_allows_it(
+    daemon: Daemon, client: Client, pod: Pod, tmp_path: Path
+) -> None:
+    kept = Checkpoint(pod)
+    image_of(members(kept.archive), tmp_path / "image.tar")
+    engine = daemon.engine()
+    with (tmp_path / "image.tar").open("rb") as stream:
+        (image,) = engine.images.load(stream)
+    kept.archive = Path(image.name)
+    assert "cri.restore_images" in refused(lambda: kept.again(pod), grpc.StatusCode.FAILED_PRECONDITION)
+    assert daemon.process is not None
+    daemon.configure("", "restore_images = true")
+    try:
+        daemon.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: "restore_images" in daemon.log.read_text(), "the configuration to be read")
+        container = kept.again(pod)
+        assert pod.count(container) >= kept.reached
+        pod.counts_on(container, kept.reached + 5)
+        left = [snapshot.key for snapshot in engine.snapshots.walk() if "checkpoint" in snapshot.key]
+        assert left == []
+    finally:
+        daemon.configure("")
+        daemon.process.send_signal(signal.SIGHUP)
+        engine.close()
+        client.RemoveImage(image=api.ImageSpec(image=image.name))

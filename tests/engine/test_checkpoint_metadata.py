@@ -54,3 +54,23 @@ def test_removals_of_others_become_whiteouts() -> None:
 def test_removals_that_lead_elsewhere_are_refused(path: str) -> None:
     with pytest.raises(InvalidArgument, match=r"^deleted\.files: "):
         metadata.parse_removals(f'["{path}"]'.encode())
+
+
+def test_a_pod_says_where_its_containers_are() -> None:
+    options = metadata.PodOptions(containers={"main": metadata.pod_directory("main")})
+    assert metadata.parse_pod(encode(options)) == options
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"{}",
+        b'{"version":2,"containers":{"a":"containers/a"}}',
+        b'{"version":1,"containers":{"a":"/etc"}}',
+        b'{"version":1,"containers":{"../a":"containers/../a"}}',
+        b'{"version":1,"containers":{"..":"containers/.."}}',
+    ],
+)
+def test_a_pod_whose_containers_are_elsewhere_is_refused(raw: bytes) -> None:
+    with pytest.raises(InvalidArgument, match=r"^pod\.options: "):
+        metadata.parse_pod(raw)

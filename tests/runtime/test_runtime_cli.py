@@ -798,6 +798,17 @@ def test_a_creation_killed_in_the_middle_can_be_deleted(lab: Lab, tmp_path: Path
     lab("delete", lab.id())
 
 
+def test_a_caller_that_ignores_its_childrens_ends_gets_the_status(lab: Lab) -> None:
+    lab.configure("sh", "-c", "exit 7")
+    done = subprocess.run(
+        lab.command("run", "-b", str(lab.bundle), lab.id()),
+        env={**os.environ, "PYTHONPATH": str(SOURCE)},
+        preexec_fn=lambda: signal.signal(signal.SIGCHLD, signal.SIG_IGN),
+        timeout=30 * SLOWER,
+    )
+    assert done.returncode == 7
+
+
 def test_an_interrupted_removal_is_finished_by_force(lab: Lab) -> None:
     (lab.root / lab.id()).mkdir(parents=True)
     (lab.root / lab.id() / "exec.fifo").touch()

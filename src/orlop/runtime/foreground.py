@@ -45,6 +45,7 @@ class Foreground:
         self._watched, self._act = fd, act
 
     def __enter__(self) -> Foreground:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, as by the caller, it would keep every status from us
         self._mask = hold_back(_PASSED_ON)
         self._signals = signalfd(_PASSED_ON)
         return self

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,8 @@ import pytest
 
 from orlop._stubs.cri import api_pb2 as api
 from orlop.cgroups.probe import probe
+from orlop.engine.foreign import end_exec
+from orlop.sys.procfs import start_time
 
 from .conftest import Client, Daemon, container_config, pod_config, serving, wait_for
 from .test_life import refused
@@ -102,8 +105,27 @@ def test_a_command_that_takes_too_long_is_ended(client: Client, busybox: str, ha
     call = lambda: client.ExecSync(container_id=container, cmd=["sleep", "777"], timeout=1)  # noqa: E731
     refused(call, grpc.StatusCode.DEADLINE_EXCEEDED)
     answer = client.ExecSync(container_id=container, cmd=["ps"])
-    assert b"777" not in answer.stdout
     client.RemovePodSandbox(pod_sandbox_id=pod)
+    assert b"777" not in answer.stdout
+
+
+@pytest.mark.parametrize("told", [False, True])
+def test_a_command_that_its_runtime_has_not_told_of_is_ended(tmp_path: Path, told: bool) -> None:
+    """A slow `RUNTIME exec` may be called off between the command's start and the file that has its number."""
+    script = f"sleep 777 & echo $! > {tmp_path}/started; wait"
+    runtime = subprocess.Popen(["sh", "-c", script])
+    try:
+        started = tmp_path / "started"
+        wait_for(lambda: started.exists() and started.read_text().endswith("\n"), "the command")
+        if told:
+            started.rename(tmp_path / "exec.pid")
+            started = tmp_path / "exec.pid"
+        command = int(started.read_text())
+        end_exec(str(tmp_path / "exec"), runtime.pid)
+    finally:
+        runtime.kill()
+        runtime.wait()
+    wait_for(lambda: start_time(command) is None, "the command's end")
 
 
 @pytest.mark.parametrize("handler", HANDLERS)

@@ -43,7 +43,7 @@ class ExecSession(msgspec.Struct, frozen=True, kw_only=True):
         if self.files:
             from orlop.engine import foreign
 
-            foreign.end_exec(self.files)
+            foreign.end_exec(self.files, self.pid)
         os.kill(self.pid, signal.SIGKILL)
 
     def abandon(self) -> None:

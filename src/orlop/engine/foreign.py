@@ -24,7 +24,7 @@ import socket
 import time
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,6 +50,7 @@ from orlop.spec.errors import (
     os_errors,
 )
 from orlop.spec.runtime import Mount, Process, Root, RuntimeSpec
+from orlop.sys.procfs import descendants
 
 if TYPE_CHECKING:
     from orlop.engine.engine import Engine
@@ -338,12 +339,17 @@ def execute(
     return ExecSession(pid=pid, master=master, files=base)
 
 
-def end_exec(base: str) -> None:
-    """Kill the command itself: it is no child of `RUNTIME exec`'s killer."""
-    try:
-        os.kill(int(Path(f"{base}.pid").read_text()), signal.SIGKILL)
-    except (FileNotFoundError, ValueError, ProcessLookupError):
-        pass
+def end_exec(base: str, runtime: int) -> None:
+    """Kill the command itself: it does not die with `RUNTIME exec`, whose number is `runtime`. One that has been
+    started and is not told of yet is found beneath that, which is stopped before, so that it starts no other."""
+    with suppress(ProcessLookupError):
+        os.kill(runtime, signal.SIGSTOP)
+    ends = descendants(runtime)
+    with suppress(FileNotFoundError, ValueError):
+        ends.add(int(Path(f"{base}.pid").read_text()))
+    for pid in ends:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def forget_exec(base: str) -> None:

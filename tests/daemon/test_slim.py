@@ -7,7 +7,10 @@ import sys
 from pathlib import Path
 
 SOURCE = Path(__file__).parents[2] / "src"
-SELDOM = set("ssl _ssl urllib3 email http.client zipfile wsproto google.protobuf.json_format difflib".split())
+SELDOM = set(
+    "ssl _ssl urllib3 email http.client zipfile wsproto difflib google.protobuf.json_format google.protobuf.text_format"
+    " google.protobuf.internal.python_message".split()
+)
 PROGRAM = f"""
 import sys
 sys.path[:0] = [{str(SOURCE)!r}, *{[path for path in sys.path if "packages" in path]!r}]

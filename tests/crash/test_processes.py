@@ -11,11 +11,13 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from tests.crash.test_steps import look
 from tests.harness import Orlop, kill, wait_for
 
-from orlop.engine.config import ContainerConfig, NetworkRequest
+from orlop.engine import settle
+from orlop.engine.config import ContainerConfig, NetworkRequest, RestartPolicy
 from orlop.engine.engine import Engine
 from orlop.engine.locks import start_time
 from orlop.spec.errors import OrlopError
@@ -214,3 +216,19 @@ def test_late_end_of_an_earlier_run_does_not_end_the_next(orlop: Orlop) -> None:
     on_exit(engine, container.id)  # what the shim of an earlier start has begun, and what comes only now
     assert engine.containers.get("again").record.pid == container.record.pid
     engine.containers.remove("again", force=True)
+
+
+def test_stop_holds_between_an_end_and_the_restart_that_follows(orlop: Orlop) -> None:
+    orlop("run", "--name", "victim", "busybox", "true")
+    engine = Engine(str(orlop.root), str(orlop.state))
+    try:
+        ended = engine.containers.get("victim")
+        config = msgspec.structs.replace(ended.config, restart=RestartPolicy(name="always"))
+        engine.containers.store.reconfigure(ended.id, ended.name, config)  # its end is recorded, its restart not begun
+        orlop("stop", "victim")
+        found = engine.containers.store.get(ended.id)
+        assert found is not None
+        assert not settle.wants_restart(found)
+    finally:
+        engine.close()
+    orlop("rm", "victim")

@@ -24,12 +24,23 @@ KILL_PATIENCE = 30.0
 
 def stop(engine: Engine, container: Container, timeout: float | None, signal: str) -> Container:
     """Send the stop signal, wait, then kill. To stop what does not run is no error; a negative time-out never kills."""
+    if settle.wants_restart(container):
+        container = _keep_down(engine, container)
     if container.state not in (*lifecycle.LIVE, lifecycle.RESTARTING):
         return container
     if timeout is None:
         timeout = float(container.config.stop_timeout if container.config.stop_timeout is not None else DEFAULT_TIMEOUT)
     name = signal or container.config.stop_signal or stop_signal_of(engine, container) or "TERM"
     return _until_down(engine, container, parse_signal(name), timeout)
+
+
+def _keep_down(engine: Engine, container: Container) -> Container:
+    """One that has ended by itself, and that its policy is about to start again, is not started."""
+    with settle.held(engine, container.id) as found:
+        now = _present(container, found)
+        if settle.wants_restart(now):
+            return engine.containers.store.change(now.id, "", stopped_by_user=True)
+        return now
 
 
 def _until_down(

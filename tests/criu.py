@@ -57,6 +57,7 @@ def _extract(release: str, directory: Path) -> None:
         apt = ["apt-get", "-qq", "-o", "APT::Sandbox::User=root", "-o", f"Dir::State={directory}/state"]
         apt += ["-o", f"Dir::State::status={directory}/state/status", "-o", f"Dir::Cache={directory}/cache"]
         apt += ["-o", f"Dir::Etc::sourcelist={directory}/sources", "-o", "Dir::Etc::sourceparts=-"]
+        apt += ["-o", "Acquire::Check-Valid-Until=false"]  # a mirror may be some weeks behind
         for words in (["update"], ["install", "--no-install-recommends", "--download-only", "-y", "criu"]):
             if subprocess.run([*apt, *words], capture_output=True, check=False, timeout=300).returncode:
                 return

@@ -176,7 +176,7 @@ def test_the_reason_that_criu_has_is_told_and_the_container_runs_on(client: Clie
     pod.counts_on(container, pod.count(container))
 
 
-@pytest.mark.parametrize("within", [0.12, 0.2, 0.3, 0.45])
+@pytest.mark.parametrize("within", [0.05, 0.12, 0.2, 0.3])
 def test_a_checkpoint_that_nobody_waits_for_any_more_is_called_off(
     client: Client, pod: Pod, tmp_path: Path, within: float
 ) -> None:
@@ -184,14 +184,17 @@ def test_a_checkpoint_that_nobody_waits_for_any_more_is_called_off(
     container = pod.up(f"dd if=/dev/urandom of=/dev/shm/much bs=1M count=100 2>/dev/null; {COUNTER}")
     pod.counts_on(container)
     location = tmp_path / "checkpoint.tar"
-    refused(
-        lambda: client.CheckpointContainer(container_id=container, location=str(location), within=within),
-        grpc.StatusCode.DEADLINE_EXCEEDED,
-    )
+    try:
+        client.CheckpointContainer(container_id=container, location=str(location), within=within)
+    except grpc.RpcError as error:
+        assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED, error  # noqa: PT017
+        pod.counts_on(container, pod.count(container))
+        wait_for(lambda: not criu_runs(), "criu to be gone")
+        assert not location.exists()
+    else:
+        assert within > 0.1  # a machine may be fast, though not that fast
+        location.unlink()
     pod.counts_on(container, pod.count(container))
-    wait_for(lambda: not criu_runs(), "criu to be gone")
-    pod.counts_on(container, pod.count(container))
-    assert not location.exists()
     client.CheckpointContainer(container_id=container, location=str(location))
     pod.counts_on(container, pod.count(container))
 
@@ -431,7 +434,7 @@ def test_a_pod_checkpoint_that_fails_leaves_nothing_and_nobody_standing(
         return text
 
     assert "ghost file" in attempt(grpc.StatusCode.FAILED_PRECONDITION, good, bad)
-    attempt(grpc.StatusCode.DEADLINE_EXCEEDED, good, within=0.2)
+    attempt(grpc.StatusCode.DEADLINE_EXCEEDED, good, within=0.03)
     wait_for(lambda: not criu_runs(), "criu to be gone")
     wait_for(lambda: list(output.iterdir()) == [], "what was written to be gone")
     for container in (good, bad):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from orlop.engine import locks
+from orlop.engine import Engine, locks
 from orlop.spec import cancel
 from orlop.spec.errors import Aborted, DeadlineExceeded
 
@@ -119,3 +119,14 @@ def test_an_error_lets_go(tmp_path: Path) -> None:
         pass
     assert len(os.listdir("/proc/self/fd")) == before
     assert not locks._turns
+
+
+@pytest.mark.root
+def test_what_a_killed_process_left_of_a_container_that_is_gone_goes(tmp_path: Path) -> None:
+    engine = Engine(str(tmp_path / "root"), str(tmp_path / "state"), "k8s.io")
+    left = engine.paths.lock("ab" * 32)
+    assert engine.pods.recover() == ([], [])
+    left.touch()
+    assert engine.pods.recover() == ([], [])
+    assert not left.exists()
+    engine.close()

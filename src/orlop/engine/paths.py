@@ -47,14 +47,18 @@ class Paths(msgspec.Struct, frozen=True):
 
     def lock(self, identifier: str) -> Path:
         """What is locked while one long operation changes a container."""
-        return self.state / "locks" / identifier
+        return self.locks / identifier
+
+    @property
+    def locks(self) -> Path:
+        return self.state / "locks"
 
     def make(self) -> None:
         """Make the directories that all stands in: 0710, root's, as a container's files are nobody's business."""
         for path in (self.root, self.state):
             if not path.is_dir():
                 path.mkdir(parents=True, mode=0o710, exist_ok=True)
-        for path in (self.root / "containers", self.state / "containers", self.state / "locks"):
+        for path in (self.root / "containers", self.state / "containers", self.locks):
             path.mkdir(mode=0o710, exist_ok=True)
 
 

@@ -232,6 +232,7 @@ class Pods:
                     gone.append(container.id)
             except OrlopError as error:
                 errors.append(error)
+        settle.forget_locks(self.engine)
         return gone, errors
 
 

@@ -69,6 +69,14 @@ def held(engine: Engine, identifier: str) -> Iterator[Container | None]:
         yield now
 
 
+def forget_locks(engine: Engine) -> None:
+    """Remove the lock files of containers that are gone, left by who was killed as it removed them. A container is
+    entered in the database before it has one."""
+    for name in os.listdir(engine.paths.locks):
+        if engine.containers.store.get(name) is None:
+            locks.forget(engine.paths.lock(name))
+
+
 def _action(engine: Engine, container: Container) -> Action:
     if container.state == lifecycle.CREATED and not is_sandbox(container):
         return "nothing"

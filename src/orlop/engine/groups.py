@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import posixpath
+from typing import TYPE_CHECKING
 
-from orlop.cgroups.facts import CgroupHost
 from orlop.cgroups.units import PREFIX, Place, Unit, unit_of
 from orlop.engine.records import Container, ContainerRecord
-from orlop.spec.runtime import RuntimeSpec
+
+if TYPE_CHECKING:
+    from orlop.cgroups.facts import CgroupHost
+    from orlop.spec.runtime import RuntimeSpec
 
 
 def wanted(container: Container) -> Place:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Literal, overload
 
-from orlop.engine import groups, image_mounts, lifecycle, locks
+from orlop.engine import image_mounts, lifecycle, locks
 from orlop.engine.decide import Action, settle_action, should_restart
 from orlop.engine.records import Container, is_sandbox
 from orlop.engine.steps import reached
@@ -204,6 +204,8 @@ def release(engine: Engine, container: Container) -> Container:
     own = bool(container.record.cgroup) and not container.record.slice
     gone = own and cgroups.remove_empty(engine.cgroups, container.record.cgroup)
     if container.record.cgroup and not gone:
+        from orlop.engine import groups  # not for whoever only looks
+
         cgroups.kill(engine.cgroups, container.record.cgroup)
         _await_supervisor(engine, container)
         groups.remove(engine.cgroups, container.record)

@@ -191,16 +191,21 @@ def _launch(
             client.attach(stdin=stdin)
         with control:
             launched = _follow(engine, container, plan, control, bundle, attaching)
-        reached("start.launched")
-        if bundle.spec.hooks is not None:
-            from orlop.engine import container_hooks
-
-            container_hooks.started(engine, container, bundle.spec, launched.pid)
-        return Started(container=_running(engine, container, launched.pid), client=client)
+        return _begun(engine, container, bundle, launched.pid, client)
     except BaseException:
         if client is not None:
             client.close()
         raise
+
+
+def _begun(engine: Engine, container: Container, bundle: Bundle, pid: int, client: ShimClient | None) -> Started:
+    """What follows once Orlop's own runtime has the process run."""
+    reached("start.launched")
+    if bundle.spec.hooks is not None:
+        from orlop.engine import container_hooks
+
+        container_hooks.started(engine, container, bundle.spec, pid)
+    return Started(container=_running(engine, container, pid), client=client)
 
 
 def _shim(
@@ -242,16 +247,29 @@ def _shim(
     return started
 
 
+def _shim_with(
+    engine: Engine,
+    container: Container,
+    bundle: Bundle,
+    plan: Plan,
+    connect: bool,
+    pid_file: str,
+    inherit: tuple[int, ...] = (),
+) -> tuple[socket.socket, Shim]:
+    """As `_shim`, with a plan that is there."""
+    encoded = prepare(plan, inherited=len(inherit))
+    try:
+        return _shim(engine, container, bundle, encoded, connect, pid_file, inherit=inherit)
+    finally:
+        os.close(encoded)
+
+
 def _from_checkpoint(engine: Engine, container: Container, bundle: Bundle, root: int, own: bool) -> Started:
     """As `_launch`, with processes that go on where they were."""
     from orlop.engine.checkpoints.restore import launch
 
     def shim_of(plan: Plan, inherit: tuple[int, ...], pid_file: str) -> tuple[socket.socket, Shim]:
-        encoded = prepare(plan, inherited=len(inherit))
-        try:
-            return _shim(engine, container, bundle, encoded, own, pid_file, inherit=inherit)
-        finally:
-            os.close(encoded)
+        return _shim_with(engine, container, bundle, plan, own, pid_file, inherit)
 
     if not container.record.slice:
         resources = bundle.spec.linux.resources if bundle.spec.linux else None
@@ -259,12 +277,7 @@ def _from_checkpoint(engine: Engine, container: Container, bundle: Bundle, root:
         reached("start.cgroup")
     pid, client = launch(engine, container, bundle, root, shim_of)
     try:
-        reached("start.launched")
-        if bundle.spec.hooks is not None:
-            from orlop.engine import container_hooks
-
-            container_hooks.started(engine, container, bundle.spec, pid)
-        return Started(container=_running(engine, container, pid), client=client)
+        return _begun(engine, container, bundle, pid, client)
     except BaseException:
         if client is not None:
             client.close()
@@ -286,11 +299,7 @@ def _by_another_runtime(
     with foreign.console_socket(engine, container) as (console, listener):
         plan = foreign.create_plan(engine, container, runtime, console)
         file = foreign.pid_file(engine, container)
-        encoded = prepare(plan)
-        try:
-            control, shim = _shim(engine, container, bundle, encoded, attach or own, file)
-        finally:
-            os.close(encoded)
+        control, shim = _shim_with(engine, container, bundle, plan, attach or own, file)
         client = shim.client
         try:
             if client is not None and attach:

@@ -16,11 +16,12 @@ import pytest
 from tests.crash.test_steps import look
 from tests.harness import Orlop, kill, wait_for
 
-from orlop.engine import settle
+from orlop.engine import settle, stop
 from orlop.engine.config import ContainerConfig, NetworkRequest, RestartPolicy
 from orlop.engine.engine import Engine
 from orlop.engine.locks import start_time
-from orlop.spec.errors import OrlopError
+from orlop.shim.client import ShimClient
+from orlop.spec.errors import OrlopError, Unavailable
 
 
 def shim_of(orlop: Orlop, identifier: str) -> int:
@@ -226,6 +227,30 @@ def test_stop_holds_between_an_end_and_the_restart_that_follows(orlop: Orlop) ->
         config = msgspec.structs.replace(ended.config, restart=RestartPolicy(name="always"))
         engine.containers.store.reconfigure(ended.id, ended.name, config)  # its end is recorded, its restart not begun
         orlop("stop", "victim")
+        found = engine.containers.store.get(ended.id)
+        assert found is not None
+        assert not settle.wants_restart(found)
+    finally:
+        engine.close()
+    orlop("rm", "victim")
+
+
+def test_stop_holds_over_a_start_that_its_policy_made_meanwhile(orlop: Orlop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The start forgets that there was a stop, and has ended when the stop looks for its supervisor."""
+    orlop("run", "--name", "victim", "busybox", "true")
+    engine = Engine(str(orlop.root), str(orlop.state))
+    try:
+        ended = engine.containers.get("victim")
+        config = msgspec.structs.replace(ended.config, restart=RestartPolicy(name="always"))
+        engine.containers.store.reconfigure(ended.id, ended.name, config)
+
+        def started_and_ended(_directory: Path) -> ShimClient:
+            engine.containers.store.change(ended.id, "", stopped_by_user=False)
+            raise Unavailable("no shim")
+
+        monkeypatch.setattr(stop, "ShimClient", started_and_ended)
+        running = msgspec.structs.replace(ended, state="running", config=config)
+        stop.end(engine, running)
         found = engine.containers.store.get(ended.id)
         assert found is not None
         assert not settle.wants_restart(found)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from tests import lab as maker
+from tests.harness import SLOWER
 from tests.under.daemons import groups_with, mounts_below, runtime_program, with_words
 
 
@@ -34,7 +35,7 @@ def place() -> Iterator[Path]:
     """A directory on tmpfs, with a short path as sockets need; afterwards nothing is left that knows of it."""
     path = Path(tempfile.mkdtemp(prefix="under", dir="/dev/shm"))
     yield path
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 10 * SLOWER
     while (left := with_words(str(path))) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not left

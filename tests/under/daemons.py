@@ -11,12 +11,15 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from tests.harness import SLOWER
+
 ROOT = Path(__file__).parents[2]
 Done = subprocess.CompletedProcess[str]
+V2 = Path("/sys/fs/cgroup/cgroup.controllers").exists()
 
 
 def wait_for(condition: Callable[[], object], what: str, seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + seconds * SLOWER
     while not condition():
         assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
         time.sleep(0.05)
@@ -91,6 +94,19 @@ def with_words(text: str) -> dict[int, str]:
 def groups_with(text: str) -> list[str]:
     """Control groups whose path has `text` in it."""
     return [path for path, _, _ in os.walk("/sys/fs/cgroup") if text in path]
+
+
+def limit(group: str, controller: str, v1: str, v2: str = "") -> str:
+    """What a group has as a limit: of the file `v1` in its controller's hierarchy, or `v2` (the same name where it is
+    not given) where there is but one."""
+    if V2:
+        return Path(f"/sys/fs/cgroup{group}/{v2 or v1}").read_text().strip()
+    return Path(f"/sys/fs/cgroup/{controller}{group}/{v1}").read_text().strip()
+
+
+def quota(group: str) -> str:
+    """The microseconds of a period that a group may run."""
+    return limit(group, "cpu", "cpu.cfs_quota_us", "cpu.max").split()[0]
 
 
 def mounts_below(directory: Path) -> list[str]:

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from tests.under.daemons import Daemon, Done, run, wait_for
+from tests.under.daemons import V2, Daemon, Done, limit, quota, run, wait_for
+
+from orlop.cgroups.compile import weight_of_shares
 
 
 class Docker:
@@ -122,23 +124,28 @@ def test_a_restart_policy_starts_anew(docker: Docker) -> None:
     wait_for(lambda: docker("logs", name).stdout.count("again") == 3, "three lines")
 
 
-def _group(docker: Docker, name: str, controller: str, file: str) -> str:
-    identifier = docker.field(name, ".Id")
-    return Path(f"/sys/fs/cgroup/{controller}/{docker.place.name}/{identifier}/{file}").read_text().strip()
+def _shares(shares: int) -> str:
+    """As the kernel has them; weights are the second hierarchy's."""
+    return str(weight_of_shares(shares)) if V2 else str(shares)
 
 
 def test_limits_and_their_update(docker: Docker) -> None:
     flags = ("--memory", "64m", "--memory-swap", "64m", "--cpus", "0.5", "--pids-limit", "30", "--cpu-shares", "512")
     name = docker.up(*flags, "busybox", "sleep", "1000")
-    assert _group(docker, name, "memory", "memory.limit_in_bytes") == str(64 << 20)
-    assert _group(docker, name, "cpu", "cpu.cfs_quota_us") == "50000"
-    assert _group(docker, name, "cpu", "cpu.shares") == "512"
-    assert _group(docker, name, "pids", "pids.max") == "30"
+    group = f"/{docker.place.name}/{docker.field(name, '.Id')}"
+    memory = ("memory", "memory.limit_in_bytes", "memory.max")
+    shares = ("cpu", "cpu.shares", "cpu.weight")
+    assert limit(group, *memory) == str(64 << 20)
+    assert quota(group) == "50000"
+    assert limit(group, *shares) == _shares(512)
+    assert limit(group, "pids", "pids.max") == "30"
     docker("update", "--memory", "96m", "--memory-swap", "128m", "--cpu-shares", "256", name)
-    assert _group(docker, name, "memory", "memory.limit_in_bytes") == str(96 << 20)
-    assert _group(docker, name, "memory", "memory.memsw.limit_in_bytes") == str(128 << 20)
-    assert _group(docker, name, "cpu", "cpu.shares") == "256"
-    assert _group(docker, name, "cpu", "cpu.cfs_quota_us") == "50000"
+    assert limit(group, *memory) == str(96 << 20)
+    # the second hierarchy counts swap alone
+    swap = str((32 if V2 else 128) << 20)
+    assert limit(group, "memory", "memory.memsw.limit_in_bytes", "memory.swap.max") == swap
+    assert limit(group, *shares) == _shares(256)
+    assert quota(group) == "50000"
     assert " update " in (docker.place / "calls").read_text()
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.under.daemons import Done, run, wait_for
+from tests.under.daemons import Done, limit, quota, run, wait_for
 
 
 class Podman:
@@ -109,16 +109,13 @@ def test_stop_logs_and_restart(podman: Podman) -> None:
 def test_limits_and_their_update(podman: Podman) -> None:
     name = podman.up("--memory", "64m", "--pids-limit", "30", "--cpus", "0.5", "busybox", "sleep", "1000")
     group = f"/{podman.place.name}/libpod-{name}"
-    assert _limit("memory", group, "memory.limit_in_bytes") == str(64 << 20)
-    assert _limit("pids", group, "pids.max") == "30"
-    assert _limit("cpu", group, "cpu.cfs_quota_us") == "50000"
+    memory = ("memory", "memory.limit_in_bytes", "memory.max")
+    assert limit(group, *memory) == str(64 << 20)
+    assert limit(group, "pids", "pids.max") == "30"
+    assert quota(group) == "50000"
     podman("update", "--cpus", "0.25", "--memory", "48m", name)
-    assert _limit("cpu", group, "cpu.cfs_quota_us") == "25000"
-    assert _limit("memory", group, "memory.limit_in_bytes") == str(48 << 20)
-
-
-def _limit(controller: str, group: str, file: str) -> str:
-    return Path(f"/sys/fs/cgroup/{controller}{group}/{file}").read_text().strip()
+    assert quota(group) == "25000"
+    assert limit(group, *memory) == str(48 << 20)
 
 
 def test_pause_and_unpause(podman: Podman) -> None:

@@ -50,6 +50,8 @@ def _until_down(
     while True:
         if container.state in (lifecycle.RESTARTING, lifecycle.STARTING):
             container = _call_off(engine, container)
+        elif settle.wants_restart(container):  # a start by its policy took no notice, and has ended by itself as well
+            container = _keep_down(engine, container)
         if not container.running:
             return container
         ended = _end_with(engine, container, signal, timeout, meanwhile)

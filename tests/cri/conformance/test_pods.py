@@ -15,7 +15,7 @@ import pytest
 from tests.cri.conformance.pod import Container, Pod
 from tests.cri.conftest import Client
 from tests.cri.test_life import refused
-from tests.harness import free_port
+from tests.harness import SLOWER, free_port
 
 from orlop._stubs.cri import api_pb2 as api
 from orlop.sys.netns import socket_in
@@ -158,10 +158,10 @@ def test_a_sysctl_that_is_no_pod_s_is_refused(client: Client, make_pod: Make, na
 
 
 def served_by(url: str) -> bytes:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 10 * SLOWER
     while True:
         try:
-            with urllib.request.urlopen(url, timeout=5) as answer:
+            with urllib.request.urlopen(url, timeout=5 * SLOWER) as answer:
                 return bytes(answer.read())
         except OSError:
             assert time.monotonic() < deadline, url

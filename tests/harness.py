@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
 import pty
+import random
 import re
 import select
 import shutil
@@ -16,6 +18,7 @@ import subprocess
 import sys
 import tarfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +28,7 @@ import pytest
 from tests import lab as maker
 
 from orlop.network.plan import names_for, veth_name
+from orlop.shim.client import ShimClient
 
 HERE = Path(__file__).parent
 PROGRAM = HERE.parent / "src/orlop/__main__.py"
@@ -33,10 +37,13 @@ IMAGES = ("busybox", "debian", "redis", "nginx")
 
 
 def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
+    """One that nobody listens on, and that the kernel gives to no connection meanwhile (ip_local_port_range)."""
+    first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    while True:
+        port = random.randrange(first // 2, first) if first > 4096 else 0
+        with socket.socket() as sock, contextlib.suppress(OSError):
+            sock.bind(("127.0.0.1", port))
+            return int(sock.getsockname()[1])
 
 
 def wait_for(condition: Callable[[], object], what: str, seconds: float = 15.0) -> None:
@@ -45,6 +52,46 @@ def wait_for(condition: Callable[[], object], what: str, seconds: float = 15.0) 
     while not condition():
         assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
         time.sleep(0.02)
+
+
+def descriptors(pid: int | str = "self") -> set[str]:
+    """What a process has open, each with its number."""
+    found = set()
+    for number in os.listdir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(OSError):  # closed meanwhile, as that which listed them
+            found.add(f"{number} {os.readlink(f'/proc/{pid}/fd/{number}')}")
+    return found
+
+
+def children() -> set[str]:
+    """Of this process, those that nobody has waited for among them."""
+    found: set[str] = set()
+    for thread in os.listdir("/proc/self/task"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            found |= set(Path(f"/proc/self/task/{thread}/children").read_text().split())
+    return found
+
+
+@contextlib.contextmanager
+def nothing_more_open() -> Iterator[None]:
+    """This process has nothing more open afterwards. Less may be: what an earlier test has dropped, or still ends, is
+    closed whenever it is."""
+    before = descriptors()
+    yield
+    wait_for(lambda: not descriptors() - before, f"what is open to be closed: {descriptors() - before}", 5)
+
+
+def left_behind(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
+    """What there is more of than before; `traces` of both. What was going by then, and has gone, is nobody's fault."""
+    found: dict[str, Any] = {}
+    for name, now in after.items():
+        if isinstance(now, dict):
+            more: Any = left_behind(before[name], now)
+        else:
+            more = list((Counter(now) - Counter(before[name])).elements())
+        if more:
+            found[name] = more
+    return found
 
 
 class Orlop:
@@ -105,6 +152,11 @@ class Orlop:
         found: list[dict[str, Any]] = msgspec.json.decode(self("inspect", name).stdout)
         state: dict[str, Any] = found[0]["State"]
         return state
+
+    def attached(self, name: str) -> int:
+        """How many see what a running container prints from now on."""
+        with ShimClient(self.state / "containers" / self.out("inspect", "-f", "{{.Id}}", name)) as shim:
+            return shim.status().clients
 
     def remove_all(self) -> None:
         names = self.out("ps", "-aq", "--no-trunc").split()
@@ -352,15 +404,11 @@ def orlop(store: Orlop) -> Iterator[Orlop]:
     store.remove_all()
     for name in _listing(store.root / "volumes"):
         store("volume", "rm", name)
-    wait_for(lambda: not store.processes(), f"processes to leave: {store.processes()}", 5)
-    deadline = time.monotonic() + 2  # the kernel shows a deleted interface in /sys for some milliseconds more
-    while (left := _left(before, store.traces())) and time.monotonic() < deadline:
+    wait_for(lambda: not store.processes(), f"processes to leave: {store.processes()}", 15)
+    deadline = time.monotonic() + 10  # the kernel shows a deleted interface in /sys for some milliseconds more
+    while (left := left_behind(before, store.traces())) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert not left, f"left behind: {left}"
-
-
-def _left(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
-    return {name: found for name, found in after.items() if found != before[name]}
 
 
 def kill(pid: int) -> None:

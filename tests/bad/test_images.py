@@ -8,14 +8,13 @@ import re
 import signal
 import subprocess
 import tarfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.bad.images import entry, layer, publish
-from tests.harness import Orlop
+from tests.harness import Orlop, wait_for
 from tests.pulls import check_store
 
 from orlop.registry.faults import Corrupt, Cut, Fault, Garbage, Hang, Html, Status, WrongDigest, WrongLength
@@ -169,11 +168,12 @@ def test_nobody_listens(fresh: Orlop) -> None:
 
 
 def test_slow_registry_can_be_interrupted(source: Registry, fresh: Orlop) -> None:
-    source.faults.add(Fault("GET .*/manifests/", Hang(5)))
+    source.faults.add(Fault("GET .*/manifests/", Hang(30)))
     pulling = fresh.start("pull", "-q", f"{source.address}/lab/busybox:1")
-    time.sleep(0.7)
+    asked = lambda: any(seen.method == "GET" and "/manifests/" in seen.target for seen in source.seen)  # noqa: E731
+    wait_for(asked, "the request that hangs")
     pulling.send_signal(signal.SIGINT)
-    _, err = pulling.communicate(timeout=4)
+    _, err = pulling.communicate(timeout=20)
     assert pulling.returncode == 130
     assert "Traceback" not in err
     nothing_left(fresh)

@@ -7,13 +7,13 @@ import os
 import statistics
 import subprocess
 import time
-from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests import harness
 
 from orlop._stubs.cri import api_pb2 as api
 from orlop.network.plan import names_for
@@ -50,13 +50,10 @@ def used(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / _TICKS
 
 
-def descriptors(pid: int) -> dict[str, int]:
-    """How many of each kind; those of the database are left out, each thread has its own."""
-    found = Counter[str]()
-    for path in Path(f"/proc/{pid}/fd").iterdir():
-        with contextlib.suppress(FileNotFoundError):
-            found[os.readlink(path).partition("[")[0]] += 1
-    return {what: number for what, number in found.items() if ".db" not in what}
+def descriptors(pid: int) -> list[str]:
+    """The kind of each; those of the database are left out, each thread has its own."""
+    found = [each.partition(" ")[2].partition("[")[0] for each in harness.descriptors(pid)]
+    return [kind for kind in found if ".db" not in kind]
 
 
 def held(daemon: Daemon) -> dict[str, Any]:
@@ -64,12 +61,11 @@ def held(daemon: Daemon) -> dict[str, Any]:
     assert daemon.process is not None
     names = names_for(str(daemon.root / "networks"))
     rules = subprocess.run(["nft", "list", "table", "inet", names.table], capture_output=True, text=True, check=True)
-    files = [path for base in (daemon.root, daemon.state) for path in base.rglob("*")]
+    walks = [each for base in (daemon.root, daemon.state) for each in os.walk(base)]
+    paths = [Path(place, name) for place, directories, files in walks for name in (*directories, *files)]
     return {
-        "rules": rules.stdout,
-        "files": sorted(
-            str(path) for path in files if path.suffix not in (".db-wal", ".db-shm") and "fs" not in path.parts
-        ),
+        "rules": rules.stdout.splitlines(),
+        "files": [str(p) for p in paths if p.suffix not in (".db-wal", ".db-shm") and "fs" not in p.parts],
         "descriptors": descriptors(daemon.process.pid),
         "bridge's ports": os.listdir(f"/sys/class/net/{names.bridge}/brif"),
     }
@@ -113,13 +109,9 @@ def test_many_pods_at_once(daemon: Daemon, client: Client, busybox: str, count: 
     more: dict[str, Any] = {}
 
     def as_before() -> bool:
+        # less is fine: before, a client that had gone may not have been noticed yet
         more.clear()
-        for what, now in held(daemon).items():
-            if what == "descriptors":  # fewer is fine: before, a client that had gone may not have been noticed yet
-                if too_many := Counter(now) - Counter(before[what]):
-                    more[what] = dict(too_many)
-            elif now != before[what]:
-                more[what] = (before[what], now)
+        more.update(harness.left_behind(before, held(daemon)))
         return not more
 
     with contextlib.suppress(AssertionError):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import io
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from tests.distribution.conftest import CONFIG, Image, Sink, describe
+from tests.harness import free_port
 
 from orlop.distribution.client import Registry as Client
 from orlop.distribution.credentials import Credential, DockerConfig
@@ -39,11 +39,6 @@ storage:
 http: {{addr: "127.0.0.1:{port}"}}
 {auth}
 """
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 def wait_until_it_answers(port: int, process: subprocess.Popen[bytes]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import threading
@@ -10,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from tests.harness import nothing_more_open
 
 from orlop.engine import Engine, locks
 from orlop.spec import cancel
@@ -111,13 +111,12 @@ def test_a_thread_that_waits_gives_up_in_time_or_when_its_caller_goes(tmp_path: 
 
 
 def test_an_error_lets_go(tmp_path: Path) -> None:
-    before = len(os.listdir("/proc/self/fd"))
-    for _ in range(3):
-        with pytest.raises(ValueError), locks.exclusive(tmp_path / "lock"):
-            raise ValueError
-    with pytest.raises(Exception, match="lock"), locks.exclusive(tmp_path / "missing" / "lock"):
-        pass
-    assert len(os.listdir("/proc/self/fd")) == before
+    with nothing_more_open():
+        for _ in range(3):
+            with pytest.raises(ValueError), locks.exclusive(tmp_path / "lock"):
+                raise ValueError
+        with pytest.raises(Exception, match="lock"), locks.exclusive(tmp_path / "missing" / "lock"):
+            pass
     assert not locks._turns
 
 

@@ -8,7 +8,7 @@ import signal
 import time
 
 import pytest
-from tests.harness import SLOWER, Orlop, wait_for
+from tests.harness import SLOWER, Orlop, descriptors, wait_for
 
 NONE = ("--network", "none")
 
@@ -107,7 +107,7 @@ def test_attach_passes_streams_and_exit_code(orlop: Orlop) -> None:
 def test_two_attached_see_the_same(orlop: Orlop) -> None:
     orlop("run", "-d", "-i", "--name", "talk", *NONE, "busybox", "sh", "-c", "read line; echo for all; sleep 0.1")
     first = orlop.start("attach", "--no-stdin", "talk")
-    time.sleep(0.5 * SLOWER)
+    wait_for(lambda: orlop.attached("talk") == 1, "the first")
     assert "for all" in orlop("attach", "talk", stdin="go\n").stdout
     assert first.communicate(timeout=10)[0] == "for all\n"
 
@@ -127,9 +127,15 @@ def test_pause_stops_and_unpause_goes_on(orlop: Orlop) -> None:
     wait_for(lambda: orlop("logs", "count").stdout, "output")
     orlop("pause", "count")
     assert "(Paused)" in orlop.out("ps")
-    before = orlop("logs", "count").stdout
-    time.sleep(0.3)
-    assert orlop("logs", "count").stdout == before
+
+    def stands() -> bool:  # what it wrote just before may come to the log a moment later
+        nonlocal before
+        before = orlop("logs", "count").stdout
+        time.sleep(0.3)
+        return bool(orlop("logs", "count").stdout == before)
+
+    before = ""
+    wait_for(stands, "the log to end")
     assert "already paused" in orlop.refused("pause", "count", code=1)
     orlop("unpause", "count")
     wait_for(lambda: orlop("logs", "count").stdout != before, "more output")
@@ -138,15 +144,16 @@ def test_pause_stops_and_unpause_goes_on(orlop: Orlop) -> None:
 
 
 def test_stop_asks_first_and_kills_late(orlop: Orlop) -> None:
-    script = "trap 'echo asked; exit 0' TERM; while :; do sleep 0.05; done"
+    script = "trap 'echo asked; exit 0' TERM; echo up; while :; do sleep 0.05; done"
     orlop("run", "-d", "--name", "kind", *NONE, "busybox", "sh", "-c", script)
+    wait_for(lambda: orlop.out("logs", "kind") == "up", "the trap")
     orlop("run", "-d", "--name", "deaf", *NONE, "busybox", "sleep", "1000")
     orlop("stop", "kind")
     assert orlop.state_of("kind")["ExitCode"] == 0
-    assert orlop.out("logs", "kind") == "asked"
+    assert orlop.out("logs", "kind") == "up\nasked"
     started = time.monotonic()
     orlop("stop", "-t", "1", "deaf")
-    assert 1 <= time.monotonic() - started < 5 * SLOWER
+    assert 1 <= time.monotonic() - started < 9 * SLOWER  # ten seconds where nothing is said
     assert orlop.state_of("deaf")["ExitCode"] == 137
     orlop("stop", "deaf")  # once more is no error
     orlop("start", "deaf")
@@ -155,10 +162,11 @@ def test_stop_asks_first_and_kills_late(orlop: Orlop) -> None:
 
 
 def test_stop_signal(orlop: Orlop) -> None:
-    script = "trap 'echo usr1; exit 0' USR1; while :; do sleep 0.05; done"
+    script = "trap 'echo usr1; exit 0' USR1; echo up; while :; do sleep 0.05; done"
     orlop("run", "-d", "--name", "kind", "--stop-signal", "USR1", *NONE, "busybox", "sh", "-c", script)
+    wait_for(lambda: orlop.out("logs", "kind") == "up", "the trap")
     orlop("stop", "kind")
-    assert orlop.out("logs", "kind") == "usr1"
+    assert orlop.out("logs", "kind") == "up\nusr1"
 
 
 def test_wait_prints_the_codes(orlop: Orlop) -> None:
@@ -170,7 +178,7 @@ def test_wait_prints_the_codes(orlop: Orlop) -> None:
 
 def test_waiting_command_sees_a_removal(orlop: Orlop, box: str) -> None:
     waiting = orlop.start("wait", "box")
-    time.sleep(0.3)
+    wait_for(lambda: any("socket:" in each for each in descriptors(waiting.pid)), "it to ask the shim")
     orlop("rm", "-f", "box")
     out, _ = waiting.communicate(timeout=10)
     assert out == "137\n"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -46,10 +45,19 @@ def test_size_is_that_of_the_users_terminal_and_follows_it(bash: Terminal) -> No
     assert bash.wait() == 0
 
 
-def test_ctrl_c_ends_what_runs_and_not_the_shell(bash: Terminal) -> None:
+def in_front(orlop: Orlop) -> bool:
+    """Whether `sleep 100` runs, and its group has the terminal."""
+    for line in orlop.out("top", "shell").splitlines():
+        if line.endswith(" sleep 100") and ";" not in line:
+            fields = Path(f"/proc/{line.split()[1]}/stat").read_text().rpartition(")")[2].split()
+            return fields[2] == fields[5]  # pgrp, tpgid
+    return False
+
+
+def test_ctrl_c_ends_what_runs_and_not_the_shell(orlop: Orlop, bash: Terminal) -> None:
     bash.type("sh -c 'echo be''gun; sleep 100'\n")
     bash.expect("begun")
-    time.sleep(0.3)  # until sh waits for sleep
+    wait_for(lambda: in_front(orlop), "sleep")  # sh starts it by vfork(2), in the midst of which it hears no signal
     bash.type("\x03")
     bash.expect(r"\^C")
     bash.expect("ready> ")
@@ -59,10 +67,10 @@ def test_ctrl_c_ends_what_runs_and_not_the_shell(bash: Terminal) -> None:
     assert bash.wait() == 9
 
 
-def test_job_control(bash: Terminal) -> None:
+def test_job_control(orlop: Orlop, bash: Terminal) -> None:
     bash.type("sh -c 'echo be''gun; sleep 100'\n")
     bash.expect("begun")
-    time.sleep(0.3)  # sh starts sleep by vfork(2), and a shell that is stopped in the midst of that never says so
+    wait_for(lambda: in_front(orlop), "sleep")  # a shell that is stopped in the midst of vfork(2) never says so
     bash.type("\x1a")
     bash.expect(r"\[1\]\+ +Stopped +sh -c")
     bash.type("bg\n")
@@ -71,7 +79,7 @@ def test_job_control(bash: Terminal) -> None:
     bash.expect(r"\[1\]\+ +Running")
     bash.type("fg\n")
     bash.expect("fg\r\nsh -c .*\r\n")
-    time.sleep(0.3)  # bash prints the line before it hands the terminal over
+    wait_for(lambda: in_front(orlop), "the terminal")  # bash prints the line before it hands that over
     bash.type("\x03")
     bash.expect("ready> ")
     bash.type("exit\n")

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from tests.harness import children, nothing_more_open
 
 from orlop.runtime import launch as launcher
 from orlop.runtime.ops import Execve, Op, Propagation, Unshare
@@ -70,19 +70,11 @@ def _program() -> None:
 @pytest.fixture
 def helper(tmp_path: Path) -> Iterator[Helper]:
     """Fails a test that leaves a process, a descriptor or a mount."""
-    before, children = os.listdir("/proc/self/fd"), _children()
-    yield Helper(tmp_path)
-    assert _children() <= children  # none is left, not even as a zombie; servers of other tests may be there
-    assert len(os.listdir("/proc/self/fd")) == len(before)
+    there = children()
+    with nothing_more_open():
+        yield Helper(tmp_path)
+        assert children() <= there  # none is left, not even as a zombie; servers of other tests may be there
     assert str(tmp_path) not in Path("/proc/self/mountinfo").read_text()
-
-
-def _children() -> set[str]:
-    found: set[str] = set()
-    for task in Path("/proc/self/task").iterdir():
-        with suppress(FileNotFoundError):  # a thread that has ended since; its children go to another
-            found |= set((task / "children").read_text().split())
-    return found
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from tests import criu
+from tests.harness import free_port
 from tests.runtime.test_runtime_cli import SOURCE, Lab, groups_of, wait_for
 from tests.runtime.test_runtime_cli import lab as plain  # noqa: F401 - a fixture
 
@@ -357,7 +358,7 @@ def test_memory_is_fetched_while_it_runs_again(it: Criu, request: pytest.Fixture
     it.up()
     it.counts_on()
     told, status = os.pipe()
-    port = _free_port()
+    port = free_port()
     flags = ("--lazy-pages", "--page-server", f"127.0.0.1:{port}", "--status-fd", str(status))
     words = ("checkpoint", *it.places, *flags, it.lab.id())
     if checked.returncode:
@@ -505,9 +506,3 @@ def _expect(fd: int, pattern: bytes) -> None:
             seen += os.read(fd, 4096)
     finally:
         signal.alarm(0)
-
-
-def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])

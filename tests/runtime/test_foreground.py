@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.harness import nothing_more_open
 
 from orlop.runtime.foreground import Foreground
 
@@ -52,7 +53,5 @@ def test_afterwards_signals_are_as_before_and_none_is_left() -> None:
 
 
 def test_descriptors_are_closed() -> None:
-    before = os.listdir("/proc/self/fd")
-    with Foreground():
+    with nothing_more_open(), Foreground():
         pass
-    assert os.listdir("/proc/self/fd") == before

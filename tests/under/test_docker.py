@@ -153,15 +153,22 @@ def test_pause_and_unpause(docker: Docker) -> None:
     name = docker.up("busybox", "sh", "-c", "while true; do echo x; sleep 0.05; done")
     docker("pause", name)
     assert docker.field(name, ".State.Status") == "paused"
-    before = len(docker("logs", name).stdout)
-    time.sleep(0.3)
-    assert len(docker("logs", name).stdout) == before
+    before = 0
+
+    def stands() -> bool:  # what it wrote just before may come to the log a moment later
+        nonlocal before
+        before = len(docker("logs", name).stdout)
+        time.sleep(0.3)
+        return len(docker("logs", name).stdout) == before
+
+    wait_for(stands, "the log to end")
     docker("unpause", name)
     wait_for(lambda: len(docker("logs", name).stdout) > before, "more lines")
 
 
 def test_top_stats_and_signals(docker: Docker) -> None:
-    name = docker.up("busybox", "sh", "-c", "trap 'echo got it' USR1; while true; do sleep 0.1; done")
+    name = docker.up("busybox", "sh", "-c", "trap 'echo got it' USR1; echo up; while true; do sleep 0.1; done")
+    wait_for(lambda: "up" in docker("logs", name).stdout, "the trap")
     assert "trap" in docker("top", name).stdout
     stats = msgspec.json.decode(docker("stats", "--no-stream", "--format", "{{json .}}", name).stdout)
     assert int(stats["PIDs"]) >= 1

@@ -6,19 +6,19 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+from tests.harness import wait_for
 
 from orlop.engine import locks
 from orlop.engine.images import progress as told
 from orlop.engine.images.images import Images
 from orlop.engine.images.progress import Progress, nobody
-from orlop.engine.images.pulls import INTERVAL, PullRecord, recorded, under_way
+from orlop.engine.images.pulls import PullRecord, recorded, under_way
 from orlop.engine.records import Owner
 from orlop.registry.faults import Corrupt, Fault
 from orlop.registry.server import Registry
@@ -38,15 +38,16 @@ def test_a_pull_is_seen_while_it_lasts_and_followed_to_its_end(tmp_path: Path) -
         ended: list[PullRecord] = []
         thread = threading.Thread(target=lambda: ended.append(pull.follow(seen.append)))
         thread.start()
-        for step in steps:
+        for step in steps[:-2]:
             recording(step)
-            time.sleep(INTERVAL / 4)
+        recording(steps[-2])
+        wait_for(lambda: steps[-2] in seen, "the last step of the download")
+        recording(steps[-1])
         recording.end(DIGEST)
     thread.join(5)
     pull.close()
     assert passed == steps
     assert seen[-1] == steps[-1]
-    assert steps[-2] in seen
     assert len(seen) < len(steps)  # written a few times a second only
     assert (ended[0].digest, ended[0].error) == (DIGEST, "")
     assert os.listdir(directory) == []
@@ -57,10 +58,13 @@ def test_the_last_of_many_quick_steps_is_seen_though_nothing_follows(tmp_path: P
     with recorded(tmp_path, "x", "default", nobody) as recording:
         for number in range(100):
             recording(Progress(DIGEST, told.DOWNLOADING, number, 100))
-        time.sleep(INTERVAL * 2)
-        (pull,) = under_way(tmp_path)
-        pull.close()
-        assert pull.record.steps == (Progress(DIGEST, told.DOWNLOADING, 99, 100),)
+
+        def steps() -> tuple[Progress, ...]:
+            (pull,) = under_way(tmp_path)
+            pull.close()
+            return pull.record.steps
+
+        wait_for(lambda: steps() == (Progress(DIGEST, told.DOWNLOADING, 99, 100),), "the last step")
         recording.end(DIGEST)
 
 

@@ -94,16 +94,18 @@ def test_helper_killed_while_it_sets_up(orlop: Orlop, network: str, monkeypatch:
     engine.close()
 
 
-def test_shim_killed_while_the_helper_sets_up(orlop: Orlop, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("moment", ["created", "network"])
+def test_shim_killed_while_the_helper_sets_up(orlop: Orlop, monkeypatch: pytest.MonkeyPatch, moment: str) -> None:
     from orlop.engine import start
 
     engine = Engine(str(orlop.root), str(orlop.state))
     original = start.follow
 
     def follow(control: Any, plan: Any, on_sync: Any) -> Any:
-        def act(name: str, pid: int, fds: list[int]) -> None:
-            on_sync(name, pid, fds)
-            kill(shim_of(orlop, identifier))
+        def act(name: str, pid: int, fds: list[int]) -> Any:
+            if name == moment:
+                kill(shim_of(orlop, identifier))
+            return on_sync(name, pid, fds)
 
         return original(control, plan, act)
 

@@ -151,6 +151,25 @@ def test_engine_request_with_handed_over_root_and_network() -> None:
     compare("engine", plan(given, request=request))
 
 
+@pytest.mark.parametrize(
+    ("changes", "before"),
+    [
+        ({}, "Dup"),
+        ({"linux__sysctl": {"net.ipv4.ip_unprivileged_port_start": "0"}}, "Dup"),
+        ({"linux__sysctl": {"net.ipv4.conf.eth0.rp_filter": "0"}}, "Symlink"),
+        ({"hooks": {"createContainer": [{"path": "/bin/hook"}]}}, "Symlink"),
+    ],
+)
+def test_the_network_is_waited_for_only_where_it_is_needed(changes: dict[str, Any], before: str) -> None:
+    """Until then the file system is made, while the parent attaches the network."""
+    request = CreateRequest(id="c1", rootfs_slot=0, netlink_slot=1, null_streams=(0,))
+    found = plan(spec(root__path="/", **changes), request=request)
+    at = [step.op for step in found.stages[1].steps].index(ops.Sync("network", ()))
+    passed = [name for name in names(found)[:at] if name in ("Symlink", "PivotRoot", "Dup")]
+    assert passed[-1] == before
+    assert ops.Sync("network", ()) not in all_ops(plan(spec(**changes)), ops.Sync)
+
+
 def test_all_of_it() -> None:
     mounts = [
         {"destination": "/a", "type": "tmpfs", "source": "tmpfs", "options": ["ro", "tmpcopyup", "size=1m", "rnodev"]},

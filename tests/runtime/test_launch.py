@@ -8,9 +8,11 @@ import os
 import signal
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.harness import wait_for
 
 from orlop.runtime import launch as launcher
 from orlop.runtime.encode import encode
@@ -281,6 +283,49 @@ def test_a_socket_of_the_new_network_namespace_is_handed_out(helper):
     helper.run([Clone(CLONE_NEWNET, -1)], steps, on_sync=on_sync)
     assert names[0][0] == socket.AF_NETLINK
     assert names[0][1] != os.readlink("/proc/self/ns/net")
+
+
+def test_what_a_sync_point_leaves_for_afterwards_is_done_while_the_helper_goes_on(helper, tmp_path):
+    order: list[str] = []
+
+    def on_sync(name: str, pid: int, fds: list[int]) -> Callable[[], None] | None:
+        order.append(name)
+        if name != "created":
+            return None
+
+        def afterwards() -> None:
+            wait_for((tmp_path / "went-on").exists, "what the helper does next")
+            os.fstat(fds[0])  # still open
+            order.append("afterwards")
+
+        return afterwards
+
+    steps = [
+        Socket(1, socket.AF_NETLINK, socket.SOCK_RAW, 0),
+        Sync("created", (1,)),
+        Mkdir(-1, f"{tmp_path}/went-on", 0o700, 0, 0),
+        Sync("network", ()),
+        Exit(0),
+    ]
+    helper.run([Clone(0, -1)], steps, on_sync=on_sync)
+    assert order == ["created", "afterwards", "network"]
+
+
+def test_an_error_of_what_is_done_afterwards_leaves_nothing(helper, tmp_path):
+    started = []
+
+    def refuse() -> None:
+        raise KeyError("no")
+
+    def on_sync(name: str, pid: int, fds: list[int]) -> Callable[[], None]:
+        started.append(pid)
+        return refuse
+
+    steps = [Sync("created", ()), Sync("network", ()), helper.sh(f"touch {tmp_path}/ran")]
+    with pytest.raises(KeyError):
+        helper.run([Clone(CLONE_NEWPID, -1)], steps, on_sync=on_sync)
+    assert not alive(started[0])
+    assert not (tmp_path / "ran").exists()
 
 
 def test_an_error_at_a_sync_point_leaves_nothing(helper, tmp_path):

@@ -21,7 +21,7 @@ from orlop.engine.steps import reached
 from orlop.runtime.compile import CreateRequest, compile_create
 from orlop.runtime.compile_cgroups import joins_early
 from orlop.runtime.host import probe_host
-from orlop.runtime.launch import Launched, follow, launch_program, prepare, send_plan
+from orlop.runtime.launch import Launched, OnSync, follow, launch_program, prepare, send_plan
 from orlop.runtime.plan import Plan
 from orlop.shim.client import ShimClient
 from orlop.shim.spawn import Shim
@@ -376,13 +376,12 @@ def _ranges(mappings: tuple[IDMapping, ...]) -> tuple[tuple[int, int, int], ...]
     return tuple((m.container_id, m.host_id, m.size) for m in mappings)
 
 
-def _on_sync(
-    engine: Engine, container: Container, bundle: Bundle, attaching: Attaching | None
-) -> Callable[[str, int, list[int]], None]:
+def _on_sync(engine: Engine, container: Container, bundle: Bundle, attaching: Attaching | None) -> OnSync:
     """What this process does at the points where the helper waits: systemd makes a scope around it; the network, once
-    its namespace exists; and the terminal, which is one of the container's own and belongs to the shim from then on."""
+    its namespace exists, while the helper goes on to Sync("network"); and the terminal, which is one of the container's
+    own and belongs to the shim from then on."""
 
-    def act(name: str, pid: int, fds: list[int]) -> None:
+    def act(name: str, pid: int, fds: list[int]) -> Callable[[], None] | None:
         if name == "console":
             with ShimClient(engine.paths.run(container.id)) as shim:
                 shim.terminal(fds[0])
@@ -396,7 +395,8 @@ def _on_sync(
 
             container_hooks.before(engine, container, bundle.spec, pid)
         if name == "created" and attaching is not None:
-            attaching.finish(pid, fds[0])
+            return lambda: attaching.finish(pid, fds[0])
+        return None
 
     return act
 

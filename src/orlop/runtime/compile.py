@@ -11,7 +11,9 @@ Sync points, at which the parent has something to do:
 
     cgroup    nothing is done yet: put the helper into the group that it is to make (only with `await_cgroup`)
     idmaps    the user namespace is there, for who is not root: write id maps, which at `created` then is done
-    created   the namespaces are there: write id maps, attach the network; with the netlink socket if one is asked for
+    created   the namespaces are there: write id maps; with the netlink socket if one is asked for, by which the parent
+              attaches the network when it has answered
+    network   whatever follows needs the network (only with `netlink_slot`)
     hooks     before the root changes: run prestart and createRuntime hooks (only where there are any)
     mounts    mount what takes rights from outside: `compile_from_outside` has a plan for each time
     console   with the terminal's master (only with `terminal="sync"`)
@@ -378,11 +380,15 @@ def _inside(c: _Context) -> Iterator[Step]:
     yield from _own_identity(c)
     yield from _isolation(c)
     yield from _file_system(c)
+    if early := _needs_network_early(c):
+        yield from _network(c)
     yield from _kernel(c)
     yield from _hooks(c)
     yield from compile_process.label_steps(c.process)  # after hooks of the host, which are not to run by them
     yield from _enter_root(c)
     yield from _null_streams(c)
+    if not early:
+        yield from _network(c)
     yield from compile_process.process_steps(
         c.process,
         c.linux,
@@ -412,6 +418,17 @@ def _netlink(c: _Context) -> Iterator[Step]:
     if c.request.netlink_slot is not None:
         op = Socket(c.request.netlink_slot, _AF_NETLINK, _SOCK_RAW | O_CLOEXEC, _NETLINK_ROUTE)
         yield Step(op, "linux.namespaces (network)")
+
+
+def _needs_network_early(c: _Context) -> bool:
+    """Whether the network is needed before the process itself is there: by hooks, or for a setting of an interface."""
+    return c.spec.hooks is not None or any(".conf." in name or ".neigh." in name for name in c.linux.sysctl)
+
+
+def _network(c: _Context) -> Iterator[Step]:
+    """Wait until the parent has attached the network, which it does while the file system is made."""
+    if c.request.netlink_slot is not None:
+        yield Step(Sync("network", ()), "linux.namespaces (network)")
 
 
 def _own_identity(c: _Context) -> Iterator[Step]:

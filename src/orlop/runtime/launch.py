@@ -54,7 +54,7 @@ _NOTED = 100  # operations that a span tells
 _MOST_FDS = 64  # the helper has no more slots
 _CREDENTIALS = struct.Struct("iII")  # struct ucred: pid, uid, gid
 
-OnSync = Callable[[str, int, list[int]], None]
+OnSync = Callable[[str, int, list[int]], Callable[[], None] | None]
 
 
 class Launched(msgspec.Struct, frozen=True):
@@ -219,10 +219,10 @@ def follow(
     """Answer the helper until its last process has become the program, or has passed the sync point `until`.
 
     `on_sync` gets the point's name, the pid (that of the helper itself before there is another: `helper`, or whose the
-    message is), and
-    descriptors that are closed when it returns; what it raises is raised here, and a helper whose control socket is
-    then closed gives up. Raises LaunchFailed, ContainerExit (126, 127) for a program that can't be executed, and
-    Internal for a helper that was killed.
+    message is), and descriptors that are closed when it is through. What it returns, if anything, is called when the
+    helper has been told to go on, and belongs to it: work that the helper need not wait for. What either raises is
+    raised here, and a helper whose control socket is then closed gives up. Raises LaunchFailed, ContainerExit (126,
+    127) for a program that can't be executed, and Internal for a helper that was killed.
     """
     while True:
         try:
@@ -251,10 +251,11 @@ def follow(
                     on_clone(message.value)
                 continue
             debug(f"nsexec: process {state.pid or helper} waits at sync point {message.text}")
-            if on_sync is not None:
-                on_sync(message.text, state.pid or helper or sender, fds)
+            afterwards = on_sync(message.text, state.pid or helper or sender, fds) if on_sync is not None else None
             _answer(control)
             state = state.answered()
+            if afterwards is not None:
+                afterwards()
             if until and message.text == until:
                 debug(f"init: closing the pipe to signal completion: process {state.pid} waits for start")
                 return Launched(state.pid)

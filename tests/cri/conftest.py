@@ -165,14 +165,21 @@ def client(daemon: Daemon) -> Client:
 def busybox(client: Client, daemon: Daemon, request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The ID of an image with a shell; the machine of scripts/qemu has no registry, and loads it."""
     if "ORLOP_QEMU" in os.environ:
-        archive = tmp_path / "busybox.tar"
-        archive_image(request.getfixturevalue("lab"), "busybox", archive)
-        words = ["--root", str(daemon.root), "--state", str(daemon.state), "-n", "k8s.io", "load", "-q", "-i", archive]
-        subprocess.run([sys.executable, "-m", "orlop", *map(str, words)], check=True, timeout=600)
-        return str(client.ImageStatus(image=api.ImageSpec(image="busybox")).image.id)
+        return loaded(client, daemon, request.getfixturevalue("lab"), tmp_path)
     registry: str = request.getfixturevalue("registry")
     reference: str = client.PullImage(image=api.ImageSpec(image=f"{registry}/lab/busybox:1")).image_ref
     return reference
 
 
-__all__ = ["Client", "Daemon", "container_config", "pod_config", "serving", "wait_for"]
+def loaded(client: Client, daemon: Daemon, lab: Path, directory: Path) -> str:
+    """The lab's busybox, put into the daemon's store as an archive unless it is there; its ID."""
+    image = api.ImageSpec(image="busybox")
+    if not client.ImageStatus(image=image).image.id:
+        archive = directory / "busybox.tar"
+        archive_image(lab, "busybox", archive)
+        words = ["--root", str(daemon.root), "--state", str(daemon.state), "-n", "k8s.io", "load", "-q", "-i", archive]
+        subprocess.run([sys.executable, "-m", "orlop", *map(str, words)], check=True, timeout=600)
+    return str(client.ImageStatus(image=image).image.id)
+
+
+__all__ = ["Client", "Daemon", "container_config", "loaded", "pod_config", "serving", "wait_for"]

@@ -26,7 +26,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def images() -> Path:
     """The OCI layout with the images of the tests."""
     directory = maker.default_directory()
-    maker.make(directory)
+    maker.main(directory)
     return directory / "images"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import uuid
 from collections.abc import Callable, Iterator
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 from tests.cri.conformance.pod import Pod
-from tests.cri.conftest import Client, Daemon, served
+from tests.cri.conftest import Client, Daemon, loaded, served
 
 from orlop._stubs.cri import api_pb2 as api
 
@@ -36,8 +37,13 @@ def client(daemon: Daemon) -> Client:
 
 
 @pytest.fixture(scope="package")
-def busybox(client: Client, registry: str) -> str:
+def busybox(
+    client: Client, daemon: Daemon, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> str:
     """The ID of an image with a shell, and users root, app (1000, in staff as well) and nobody."""
+    if "ORLOP_QEMU" in os.environ:
+        return loaded(client, daemon, request.getfixturevalue("lab"), tmp_path_factory.mktemp("image"))
+    registry: str = request.getfixturevalue("registry")
     reference: str = client.PullImage(image=api.ImageSpec(image=f"{registry}/lab/busybox:1")).image_ref
     return reference
 

@@ -172,6 +172,7 @@ def test_every_subscriber_is_told(client: Client, make_pod: Make) -> None:
 
 def test_an_image_has_many_names(client: Client, registry: str, busybox: str) -> None:
     tag = f"{registry}/lab/busybox:1"
+    assert client.PullImage(image=api.ImageSpec(image=tag)).image_ref == busybox
     image = client.ImageStatus(image=api.ImageSpec(image=tag)).image
     assert image.id == busybox
     assert tag in image.repo_tags

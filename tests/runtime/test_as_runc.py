@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import socket
 import subprocess
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.runtime.test_runtime_cli import Lab, lab, lab_mounts, wait_for  # noqa: F401 - a fixture
+from tests.runtime.test_runtime_cli import SOURCE, Lab, has_ended, lab, lab_mounts, wait_for  # noqa: F401 - a fixture
 
 from orlop.cgroups import apply as cgroups
 from orlop.cgroups.facts import points
@@ -75,7 +75,8 @@ def test_help_and_version_have_the_lines_that_are_looked_for(lab: Lab) -> None: 
         assert page[1].startswith(f"   {name} - ")
         assert page[3].startswith("Usage: orlop-runtime [OPTION...] ")
     version = lab("--version", env={"ORLOP_RUNTIME_NAME": "runc"}).stdout.splitlines()
-    assert re.match(r"runc version \d+\.\d+\.\d+$", version[0])
+    project = tomllib.loads((SOURCE.parent / "pyproject.toml").read_text())["project"]
+    assert version[0] == f"runc version {project['version']}"
     assert {line.split()[0] for line in version[1:-1]} - {"commit:"} == {"spec:"}
 
 
@@ -134,8 +135,7 @@ def test_kill_reaches_those_who_have_outlived_the_first_process(lab: Lab, tmp_pa
     wait_for(lambda: lab.state()["status"] == "stopped")
     assert "container not running" in lab("kill", identifier, "TERM", ok=False).stderr
     lab("kill", identifier, "KILL")
-    lines = Path(f"/proc/{(tmp_path / 'pid').read_text()}/stat")
-    wait_for(lambda: not lines.exists() or ") Z " in lines.read_text())
+    wait_for(lambda: has_ended(int((tmp_path / "pid").read_text())))
     assert "container not running" in lab("kill", identifier, "KILL", ok=False).stderr
 
 

@@ -134,6 +134,14 @@ def wait_for(condition: Any, seconds: float = 10) -> None:
         time.sleep(0.01)
 
 
+def has_ended(pid: int) -> bool:
+    """Whether a process is gone, or a zombie that others have to take notice of."""
+    try:
+        return ") Z " in Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):  # the second while it is being read
+        return True
+
+
 # --- life
 
 
@@ -753,7 +761,7 @@ def test_exec_from_a_file_detached_with_a_pid_file(lab: Lab, tmp_path: Path) -> 
     pid = int((tmp_path / "pid").read_text())
     assert sorted(json.loads(lab("ps", "-f", "json", identifier).stdout)) == sorted([pid, lab.state()["pid"]])
     lab("kill", "--all", identifier, "KILL")
-    wait_for(lambda: not Path(f"/proc/{pid}").exists() or "Z" in Path(f"/proc/{pid}/stat").read_text())
+    wait_for(lambda: has_ended(pid))
 
 
 def test_exec_in_a_user_namespace(lab: Lab) -> None:

@@ -214,17 +214,13 @@ def _page(name: str, usage: str, syntax: Syntax) -> str:
 
 
 def _version() -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
+    import orlop
     from orlop.runtime.criu import installed
     from orlop.spec.runtime import VERSION
 
-    try:
-        own = version("orlop")
-    except PackageNotFoundError:
-        own = "unknown"
     commit = "".join(f"commit: {name}\n" for name in (_commit(),) if name)
-    return f"{_called} version {own}\n{commit}spec: {VERSION}\n{FEATURES}{' +CRIU' if installed() else ''}"
+    features = FEATURES + (" +CRIU" if installed() else "")
+    return f"{_called} version {orlop.__version__}\n{commit}spec: {VERSION}\n{features}"
 
 
 def _commit() -> str:

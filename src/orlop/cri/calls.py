@@ -62,6 +62,7 @@ class Calls:
         self.in_flight: Counter[str] = Counter()
         self.exits: Counter[str] = Counter()  # of containers, by why
         self.tracer: Tracer | None = None
+        self.after: Callable[[], None] | None = None  # called at the end of each
 
     @contextmanager
     def call(self, name: str, traceparent: Callable[[], str], timed: bool = True) -> Iterator[Call]:
@@ -88,6 +89,8 @@ class Calls:
                 traced.root.attributes = {"rpc.system": "grpc", "rpc.method": name, "rpc.grpc.status_code": call.code}
                 traced.root.error = call.message if call.code != "OK" else ""
                 self.tracer.end(traced)
+            if self.after is not None:
+                self.after()
 
 
 def _note(call: Call, seconds: float) -> None:

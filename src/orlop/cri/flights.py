@@ -60,6 +60,7 @@ class Flights:
             flight.waiting -= 1
             if not flight.waiting:
                 self._left(name, flight, undo)
+            del flight  # an error in there has this frame in its traceback
 
     def _begin(self, request: bytes, make: Callable[[], T]) -> _Flight:
         flight = _Flight(request)

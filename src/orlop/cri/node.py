@@ -163,6 +163,8 @@ class Node:
             waiting.add_done_callback(_unwanted)
             future.add_done_callback(lambda done: _undo(done, undo))
             raise
+        finally:
+            del future, waiting  # an error in there has this frame in its traceback
 
     def containers(self) -> list[Container]:
         """Every container and sandbox as it really is, newest first. Those under watch need no look."""

@@ -125,7 +125,9 @@ def _unary(node: Node, method: methods.Method, function: Callable[..., Any]) -> 
                     node.wake()
                 return result
             except Exception as error:
-                await _refuse(method, context, error, call)
+                code, text = _refusal(method, error, call)
+            del request  # the refusal and its traceback are a ring of gRPC's, that the collector finds much later
+            return await context.abort(code, text)
 
     return answer
 
@@ -142,8 +144,11 @@ def _streaming(node: Node, method: methods.Method, function: Callable[..., Any])
                 _readable(request)
                 async for item in function(node, request):
                     yield item
+                return
             except Exception as error:
-                await _refuse(method, context, error, call)
+                code, text = _refusal(method, error, call)
+            del request
+            await context.abort(code, text)
 
     return answer
 
@@ -153,10 +158,8 @@ def _traceparent(context: grpc.aio.ServicerContext[Any, Any]) -> str:
     return found if isinstance(found, str) else found.decode("ascii", "replace")
 
 
-async def _refuse(
-    method: methods.Method, context: grpc.aio.ServicerContext[Any, Any], error: Exception, call: Call
-) -> None:
-    """End the call with the code that fits. What is no error of ours is a defect: the log has where it is."""
+def _refusal(method: methods.Method, error: Exception, call: Call) -> tuple[grpc.StatusCode, str]:
+    """The code that fits, and the text. What is no error of ours is a defect: the log has where it is."""
     if isinstance(error, OrlopError):
         code, text = _STATUS[CODES[error.kind][0]], str(error)
     elif isinstance(error, OSError):
@@ -167,4 +170,4 @@ async def _refuse(
         log.exception("%s failed", method.name)
         code, text = grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}"
     call.code, call.message = code.name, text
-    await context.abort(code, one_line(text)[:4096])
+    return code, one_line(text)[:4096]

@@ -32,6 +32,7 @@ from orlop.daemon import activation, metrics, notify
 from orlop.daemon.activation import Passed
 from orlop.daemon.config import Config, keys
 from orlop.daemon.logs import configure
+from orlop.daemon.trimmer import Trimmer
 from orlop.engine.config import OciRuntime
 from orlop.engine.engine import Engine
 from orlop.spec.errors import AlreadyExists, OrlopError, Unimplemented, os_errors
@@ -87,6 +88,7 @@ class Daemon:
             cni_plugins=config.cri.cni_plugins,
         )
         self._node = Node(self._engine, _settings(config), config.daemon.workers)
+        self._node.calls.after = Trimmer(self._node.submit).call_ended
         self._metrics = metrics.Server(self._node)
         self._relay: activation.Relay | None = None
         self._tasks: set[asyncio.Task[None]] = set()

@@ -142,6 +142,7 @@ class ContainerStore:
                 return
             connection.execute("DELETE FROM containers WHERE id = ?", (identifier,))
             events.write(connection, row["namespace"], _event(_container(row), "destroy"))
+        self._decoded.pop(identifier, None)
 
     def _elsewhere(self, text: str) -> str:
         """Where the name is known, if not here: users of several namespaces look in the wrong one first."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 
@@ -11,7 +10,6 @@ from orlop.sys.syscalls import libc, syscall
 _SECCOMP = {"x86_64": 317, "aarch64": 277}  # asm-generic has it at 277, x86 at its own number
 _SECCOMP_SET_MODE_FILTER = 1
 _PR_SET_PDEATHSIG = 1
-_M_ARENA_MAX = -8
 
 
 def die_with_parent(signal: int) -> None:
@@ -31,13 +29,3 @@ def takes_seccomp_flags(flags: int) -> bool:
     except OSError as error:
         return error.errno == errno.EFAULT
     return False
-
-
-def share_heaps(count: int) -> None:
-    """Let the C library keep at most so many heaps, whatever the number of threads (mallopt(3)). Each holds on to what
-    it once had, which with one for every thread is a third of a daemon. Other C libraries have no such call."""
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except AttributeError:
-        return
-    mallopt(_M_ARENA_MAX, count)

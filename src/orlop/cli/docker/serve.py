@@ -11,6 +11,8 @@ from orlop.cli.flags import Options, Syntax, switch, value
 if TYPE_CHECKING:
     from orlop.daemon.config import Config
 
+_LARGE = 2 << 20  # bytes of a block that is not kept for the next who needs one; the pieces of layers are smaller
+
 SYNTAX = Syntax(
     "",
     "Serve the Container Runtime Interface and orlop-runtime on sockets, until SIGTERM",
@@ -31,7 +33,7 @@ def main(options: Options, context: Context) -> int:
     from orlop.daemon.config import load
     from orlop.daemon.needs import check
     from orlop.spec.errors import InvalidArgument
-    from orlop.sys.process import share_heaps
+    from orlop.sys import heaps
 
     for flag, text in (("--socket", options.socket), ("--cri-socket", options.cri_socket)):
         if text and (not text.startswith("/") or len(os.fsencode(text)) > 107):
@@ -44,7 +46,7 @@ def main(options: Options, context: Context) -> int:
     if not config.cri.enabled:
         return _runtime_alone(options, config.runtime.socket)
     check()
-    share_heaps(2)  # before the first thread
+    heaps.limit(2, _LARGE)  # before the first thread
     import orlop.daemon.slim  # noqa: F401 - before what it is about
     from orlop.daemon.serve import serve
 

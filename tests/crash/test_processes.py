@@ -126,7 +126,7 @@ def test_shim_killed_while_the_helper_sets_up(orlop: Orlop, monkeypatch: pytest.
 
 @pytest.mark.parametrize("flags", [(), ("--rm",)], ids=["kept", "rm"])
 def test_killed_on_exit_process_loses_nothing(orlop: Orlop, flags: tuple[str, ...]) -> None:
-    identifier = orlop.out("run", "-d", "--name", "victim", *flags, "busybox", "sh", "-c", "sleep 0.5; exit 5")
+    identifier = orlop.out("run", "-d", "--name", "victim", *flags, "busybox", "sh", "-c", "sleep 2; exit 5")
     with open(orlop.state / "locks" / identifier) as lock:  # on-exit has to wait, and is met there
         fcntl.flock(lock, fcntl.LOCK_EX)
         waiting: list[int] = []
@@ -147,7 +147,7 @@ def test_killed_on_exit_process_loses_nothing(orlop: Orlop, flags: tuple[str, ..
 
 
 def test_container_outlives_the_command_that_is_attached(orlop: Orlop) -> None:
-    attached = orlop.start("run", "--rm", "--name", "victim", "busybox", "sh", "-c", "echo up; sleep 1; echo done")
+    attached = orlop.start("run", "--rm", "--name", "victim", "busybox", "sh", "-c", "echo up; sleep 3; echo done")
     assert attached.stdout is not None
     assert attached.stdout.readline() == "up\n"
     attached.kill()

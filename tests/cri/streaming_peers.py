@@ -232,6 +232,15 @@ async def outcome(error: ClientStream) -> Status:
     return decode_status(await error.read_all())
 
 
+async def stands(backend: FakeBackend) -> int:
+    """What has been written, once something is and no more comes."""
+    held = -1
+    while backend.written != held or not held:
+        held = backend.written
+        await asyncio.sleep(0.3)
+    return held
+
+
 def serve(test: Callable[[Server, FakeBackend], Awaitable[None]], limits: Limits | None = None) -> None:
     """Runs a test with a server and sees to it that nothing is left of either."""
 

@@ -15,7 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
+from tests.harness import SLOWER
 
 from orlop.spec import trace
 
@@ -92,7 +94,7 @@ def test_the_environment_names_the_store_where_no_flag_does(daemon: Daemon) -> N
     with daemon.log.open("ab") as log:
         daemon.process = subprocess.Popen([sys.executable, "-m", "orlop", *words], stderr=log, env=environment)
     client = Client(daemon.socket)
-    wait_for(daemon.socket.exists, "the socket")
+    grpc.channel_ready_future(client.channel).result(30 * SLOWER)
     assert client.Version().runtime_name == "orlop"
     assert (elsewhere / "root" / "orlop.db").exists()
     assert (elsewhere / "state").is_dir()

@@ -19,7 +19,7 @@ from typing import Any
 import grpc
 import msgspec
 import pytest
-from tests.harness import Orlop, free_port
+from tests.harness import Orlop, descriptors, free_port
 from tests.pulls import Stall
 
 from orlop._stubs.cri import api_pb2 as api
@@ -29,6 +29,7 @@ from orlop.registry.server import Registry
 
 from .conftest import Client, Daemon, container_config, pod_config, take_away, wait_for
 from .test_life import refused
+from .test_many import used
 
 pytestmark = [pytest.mark.root, pytest.mark.peers]
 USER, SECRET = "ann", "correct-horse-battery"
@@ -95,8 +96,7 @@ def client(own: Daemon) -> Iterator[Client]:
     engine = own.engine()
     engine.images.collect()  # what failed pulls have brought is kept for their repetition, for a while
     engine.close()
-    wait_for(lambda: not blobs(own), "the blobs' removal")
-    assert layers(own) == []
+    wait_for(lambda: (blobs(own), layers(own)) == ([], []), "the images' removal")
     assert not os.path.exists(own.state / "pulls") or os.listdir(own.state / "pulls") == []
 
 
@@ -292,9 +292,9 @@ def test_a_pull_that_nobody_waits_for_any_more_ends_though_the_registry_is_silen
     name, stall = f"{source.address}/lab/redis:1", Stall(50_000)
     source.faults.add(Fault("GET .*/blobs/.*", stall, skip=1, count=1))
     try:
-        refused(lambda: client.PullImage(image=spec(name), within=2), Code.DEADLINE_EXCEEDED)
+        refused(lambda: client.PullImage(image=spec(name), within=5), Code.DEADLINE_EXCEEDED)
         assert stall.reached.is_set()
-        wait_for(lambda: os.listdir(own.state / "pulls") == [], "the end of the pull", 3)
+        wait_for(lambda: os.listdir(own.state / "pulls") == [], "the end of the pull", 10)
         assert half_made(own) == []  # a layer that had come before stays for the next try
         assert not client.ListImages().images
     finally:
@@ -303,6 +303,11 @@ def test_a_pull_that_nobody_waits_for_any_more_ends_though_the_registry_is_silen
 
 
 # --- watching
+
+
+def watches(own: Daemon, pid: int) -> bool:
+    """Whether a process has a record of a pull open."""
+    return any(f" {own.state}/pulls/" in each for each in descriptors(pid))
 
 
 def test_watching_a_pull_of_the_kubelets(client: Client, own: Daemon, source: Registry) -> None:
@@ -314,13 +319,15 @@ def test_watching_a_pull_of_the_kubelets(client: Client, own: Daemon, source: Re
         assert stall.reached.wait(30)
         watcher = orlop.start("pull", "--watch", name)
         quiet = orlop.start("pull", "--watch", "-q", name)
-        wait_for(lambda: watcher.stdout is not None and "Pulling from" in watcher.stdout.readline(), "the watcher")
-        time.sleep(0.5)
+        assert watcher.stdout is not None
+        assert "Pulling from" in watcher.stdout.readline()
+        assert re.match(r"[0-9a-f]{12}: Pulling fs layer$", watcher.stdout.readline())
+        wait_for(lambda: watches(own, quiet.pid), "the quiet one")
         stall.go.set()
         pulled.result()
-    out, err = watcher.communicate(timeout=20)
-    assert (watcher.returncode, err) == (0, "")
-    assert re.search(r"^[0-9a-f]{12}: Pulling fs layer$", out, re.M)
+    out = watcher.stdout.read()  # `communicate` would lose what came with those lines
+    assert watcher.communicate(timeout=20)[1] == ""
+    assert watcher.returncode == 0
     assert re.search(r"^[0-9a-f]{12}: Pull complete$", out, re.M)
     digest = client.ImageStatus(image=spec(name)).image.repo_digests[0].partition("@")[2]
     assert f"Digest: {digest}\n" in out
@@ -339,7 +346,7 @@ def test_watching_a_pull_that_fails(client: Client, own: Daemon, source: Registr
         pulled = pool.submit(client.PullImage, image=spec(name), within=60)
         assert stall.reached.wait(30)
         watcher = orlop.start("pull", "--watch", "-q", name)
-        time.sleep(0.5)
+        wait_for(lambda: watches(own, watcher.pid), "the watcher")
         source.faults.add(Fault("GET .*/blobs/.*", Status(404)))
         stall.go.set()
         assert isinstance(pulled.exception(), grpc.RpcError)
@@ -559,19 +566,21 @@ def test_disk_figures(client: Client, own: Daemon, registry: str) -> None:
         sandbox_config=config,
     ).container_id
     client.StartContainer(container_id=container)
-    time.sleep(0.5)
+    size = ["stat", "-c", "%s", "/file"]
+    written = lambda: client.ExecSync(container_id=container, cmd=size).stdout == b"3000000\n"  # noqa: E731
+    wait_for(written, "the container to write")
     assert 3_000_000 <= figures(client)["containers"].used_bytes.value < 3_100_000
     client.RemovePodSandbox(pod_sandbox_id=pod)
     client.RemoveImage(image=spec(name))
-    time.sleep(0.1)
-    assert figures(client)["images"].used_bytes.value == 0
+    wait_for(lambda: figures(client)["images"].used_bytes.value == 0, "the image to go")
 
 
-def test_disk_figures_are_quick(client: Client, registry: str) -> None:
+def test_disk_figures_are_quick(client: Client, own: Daemon, registry: str) -> None:
     for name in ("busybox", "redis", "nginx", "debian"):
         client.PullImage(image=spec(f"{registry}/lab/{name}:1"), within=60)
     figures(client)
-    began = time.perf_counter()
+    assert own.process is not None
+    began = used(own.process.pid)  # of the processor: what else the machine does counts for nothing
     for _ in range(20):
         client.ImageFsInfo()
-    assert (time.perf_counter() - began) / 20 < 0.02
+    assert (used(own.process.pid) - began) / 20 < 0.02

@@ -191,5 +191,5 @@ def test_the_bridge_stays_while_the_daemon_does(client: Client, daemon: Daemon) 
     engine.close()
     assert device.exists()
     daemon.end()
-    wait_for(lambda: not device.exists(), "the bridge to go", 2)  # /sys shows it for some milliseconds more
+    wait_for(lambda: not device.exists(), "the bridge to go")  # /sys shows it for some milliseconds more
     daemon.start()

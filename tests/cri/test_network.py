@@ -384,11 +384,11 @@ def test_a_plugin_that_does_not_take_back(node: Daemon, calls: Client, how: str)
         assert "cni plugin fake DEL: exit status 1: not now" in text
     else:
         plugin(node, "fake", "exec sleep 1000")
-        refused(lambda: calls.StopPodSandbox(pod_sandbox_id=pod, within=1), grpc.StatusCode.DEADLINE_EXCEEDED)
+        refused(lambda: calls.StopPodSandbox(pod_sandbox_id=pod, within=3), grpc.StatusCode.DEADLINE_EXCEEDED)
     began = time.monotonic()
     assert [item.state for item in calls.ListPodSandbox().items] == [api.SANDBOX_NOTREADY]
     assert calls.PodSandboxStatus(pod_sandbox_id=pod).status.state == api.SANDBOX_NOTREADY
-    assert time.monotonic() - began < SLOWER
+    assert time.monotonic() - began < 10 * SLOWER
     wait_for(lambda: not Path(f"/proc/{process}").exists(), "the sandbox's process")
     plugin(node, "fake", DONE)
     calls.StopPodSandbox(pod_sandbox_id=pod)

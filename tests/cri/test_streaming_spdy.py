@@ -5,7 +5,7 @@ import resource
 import time
 
 import pytest
-from tests.cri.streaming_peers import CHUNK, FakeBackend, SpdyClient, outcome, serve, spdy_client
+from tests.cri.streaming_peers import CHUNK, FakeBackend, SpdyClient, outcome, serve, spdy_client, stands
 
 from orlop.cri.streaming.backend import Attach, Exec, PortForward
 from orlop.cri.streaming.limits import Limits
@@ -143,11 +143,7 @@ def test_a_slow_reader_makes_the_process_wait() -> None:
     async def test(server: Server, backend: FakeBackend) -> None:
         client = await spdy_client(server.url(run("count", str(50 * MB))), V4, buffer=65536)
         error, stdout = await client.streams_for("error", "stdout")
-        await asyncio.sleep(0.5)
-        held = backend.written
-        assert held < 16 * MB  # what sockets and buffers hold
-        await asyncio.sleep(0.3)
-        assert backend.written == held
+        assert await stands(backend) < 16 * MB  # what sockets and buffers hold
         assert len(await stdout.read_all()) == 50 * MB
         assert await outcome(error) == Status(0)
         await client.close()
@@ -220,19 +216,19 @@ def test_a_connection_without_movement_is_closed() -> None:
         client = await spdy_client(server.url(run("slow")), V4)
         await client.streams_for("error", "stdout")
         for count in range(1, 5):  # keep-alives keep it
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(0.5)
             await client.ping()
             while len(client.pongs) < count:
                 await asyncio.sleep(0.01)
         assert backend.running
         began = time.monotonic()
         await client.ended()
-        assert 0.2 < time.monotonic() - began < 2
+        assert 0.2 < time.monotonic() - began < 20
         assert client.goaway
         assert backend.cancelled == 1
         await client.close()
 
-    serve(test, Limits(idle=0.5))
+    serve(test, Limits(idle=1.6))
 
 
 def test_streams_that_do_not_come_are_not_waited_for_forever() -> None:

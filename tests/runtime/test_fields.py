@@ -206,13 +206,14 @@ def test_field_is_refused(lab: Lab, field: str) -> None:  # noqa: F811
 
 def test_processors_of_a_further_process(lab: Lab, tmp_path: Path) -> None:  # noqa: F811
     """process.execCPUAffinity: for processes that join, not for the first."""
-    everything = Path("/proc/self/status").read_text().split("Cpus_allowed_list:")[1].split()[0]
-    lab.up("sleep", "1000", process__execCPUAffinity={"final": "0"})
+    everything = lab.run("grep", "Cpus_allowed_list", "/proc/self/status").stdout.split()[1]
+    one = everything.replace("-", ",").partition(",")[0]
+    lab.up("sleep", "1000", process__execCPUAffinity={"final": one})
     first = Path(f"/proc/{lab.state()['pid']}/status").read_text()
     assert first.split("Cpus_allowed_list:")[1].split()[0] == everything
     process = {"cwd": "/", "args": ["grep", "Cpus_allowed_list", "/proc/self/status"], "user": {"uid": 0, "gid": 0}}
     process["env"] = ["PATH=/bin"]
-    for affinity, seen in (({"final": "0"}, "0"), ({"initial": "0"}, None), ({}, everything)):
+    for affinity, seen in (({"final": one}, one), ({"initial": one}, None), ({}, everything)):
         (tmp_path / "process.json").write_text(json.dumps(process | {"execCPUAffinity": affinity}))
         said = lab("exec", "-p", str(tmp_path / "process.json"), lab.id()).stdout.split()[1]
         assert seen is None or said == seen  # after `initial` alone the kernel has the last word

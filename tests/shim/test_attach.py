@@ -98,14 +98,19 @@ def test_size_follows_the_users_terminal(lab: Lab, shell: Terminal) -> None:
     shell.type(b"stty size\r")
     shell.expect(b"30 100")
     termios.tcsetwinsize(shell.master, (40, 50))
-    time.sleep(0.3)
-    shell.type(b"stty size\r")
-    shell.expect(b"40 50")
+    shell.type(b"until stty size | grep '40 50'; do sleep 0.01; done; echo size-$?\r")
+    shell.expect(b"size-0")
 
 
 def test_ctrl_c_interrupts_the_foreground_job_only(lab: Lab, shell: Terminal) -> None:
     shell.type(b"sleep 60; echo status $?\r")
-    time.sleep(0.3)
+    pid = read_state(lab.directory / "c").pid
+    below = Path(f"/proc/{pid}/task/{pid}/children")
+
+    def sleeps() -> bool:
+        return any(Path(f"/proc/{one}/cmdline").read_bytes()[:6] == b"sleep\0" for one in below.read_text().split())
+
+    lab.until(sleeps)
     shell.type(b"\x03")
     shell.type(b"echo again $?\r")
     shell.expect(b"again 130")

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
+from tests.harness import wait_for
 
 from orlop.shim import logs
 from orlop.wire.logline import encode_line, format_time
@@ -48,9 +49,9 @@ def test_tail_counts_across_files(log: Path, count: int) -> None:
 def test_tail_reads_only_the_end(tmp_path: Path) -> None:
     path = tmp_path / "c.log"
     write(path, 0, 20000)
-    began = time.perf_counter()
+    began = time.thread_time()  # of the processor: what else the machine does counts for nothing
     assert numbers(path, tail=2) == [19998, 19999]
-    assert time.perf_counter() - began < 0.1
+    assert time.thread_time() - began < 0.1
 
 
 def test_tail_across_block_boundaries(tmp_path: Path) -> None:
@@ -92,7 +93,11 @@ def test_damage_is_noted_and_passed_over(tmp_path: Path) -> None:
 
 
 def follow(path: Path, state: Path, got: list[int]) -> threading.Thread:
-    thread = threading.Thread(target=lambda: got.extend(numbers(path, follow=True, directory=state)))
+    def read() -> None:
+        for line in logs.read(path, follow=True, directory=state):
+            got.append(int(line.text.split()[1]))
+
+    thread = threading.Thread(target=read)
     thread.start()
     return thread
 
@@ -114,7 +119,8 @@ def test_follows_across_rotation_until_the_end(tmp_path: Path) -> None:
                 source = path.with_name(f"c.log.{k - 1}") if k > 1 else path
                 if source.exists():
                     source.rename(path.with_name(f"c.log.{k}"))
-            time.sleep(0.02)
+            # never more than two files behind, as the third is lost
+            wait_for(lambda seen=i - 50: len(got) >= seen, "the reader")
     (state / "exit").write_text("0 0 1 0\n")
     os.close(lock)
     thread.join(10)

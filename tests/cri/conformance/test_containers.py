@@ -174,16 +174,17 @@ def test_signals_as_images_name_them(text: str, signal: api.Signal) -> None:
 
 
 def test_two_who_stop_at_once(pod: Pod) -> None:
-    container = pod.run("sh", "-c", "trap '' TERM; while :; do sleep 0.05; done")
+    container = pod.run("sh", "-c", "trap '' TERM; echo ready; while :; do sleep 0.05; done")
+    wait_for(lambda: container.log.exists() and container.lines(), "the trap")
     from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(2) as pool:
         slow = pool.submit(container.stop, 30)
         time.sleep(0.3)
         began = time.monotonic()
-        pool.submit(container.stop, 0).result(10)
-        slow.result(10)
-    assert time.monotonic() - began < 5
+        pool.submit(container.stop, 0).result(20)
+        slow.result(20)
+    assert time.monotonic() - began < 20
     assert container.status.exit_code == 137
 
 
@@ -191,7 +192,11 @@ def test_two_who_stop_at_once(pod: Pod) -> None:
 
 
 def test_the_log_as_kubelet_reads_it(pod: Pod) -> None:
-    container = pod.run("sh", "-c", "echo one; sleep 0.05; echo two >&2; sleep 0.05; printf three")
+    once = "while [ ! -e /{0} ]; do sleep 0.01; done"  # who reads two pipes late can't tell what came first
+    container = pod.run("sh", "-c", f"echo one; {once.format('one')}; echo two >&2; {once.format('two')}; printf three")
+    for count, name in enumerate(("one", "two"), 1):
+        wait_for(lambda count=count: container.log.exists() and len(container.lines()) == count, name)
+        container.sh(f"touch /{name}")
     container.ended()
     assert container.lines() == [("stdout", "F", "one"), ("stderr", "F", "two"), ("stdout", "P", "three")]  # no newline
     for line in container.log.read_text().splitlines():

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from functools import lru_cache
 
 import msgspec
 
@@ -102,7 +103,8 @@ def _device_number(number: int | None, where: str) -> int | None:
 # --- v1
 
 
-def device_writes(devices: tuple[DeviceCgroup, ...]) -> Iterator[Write]:
+@lru_cache(16)
+def device_writes(devices: tuple[DeviceCgroup, ...]) -> tuple[Write, ...]:
     """Writes to devices.deny and devices.allow that bring a group from whatever it has to what the rules say.
 
     A v1 group has one answer for all devices and a list of exceptions from it, and takes away an exception only as a
@@ -116,9 +118,10 @@ def device_writes(devices: tuple[DeviceCgroup, ...]) -> Iterator[Write]:
             exceptions = [left for kept in exceptions if (left := _without(kept, rule)) is not None]
         elif not any(kept.covers(rule) and not rule.access & ~kept.access for kept in exceptions):
             exceptions.append(rule)
-    yield Write("devices", "devices.allow" if answer else "devices.deny", "a", WHERE)
-    for rule in exceptions:
-        yield Write("devices", "devices.allow" if rule.allow else "devices.deny", str(rule), rule.origin)
+    return (
+        Write("devices", "devices.allow" if answer else "devices.deny", "a", WHERE),
+        *(Write("devices", "devices.allow" if r.allow else "devices.deny", str(r), r.origin) for r in exceptions),
+    )
 
 
 def _without(exception: Rule, rule: Rule) -> Rule | None:

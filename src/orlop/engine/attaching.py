@@ -14,6 +14,8 @@ from orlop.engine.records import Container
 from orlop.engine.steps import reached
 from orlop.network.records import Attachment
 from orlop.spec import cancel
+from orlop.spec.errors import os_errors
+from orlop.sys.files import overwrite
 
 if TYPE_CHECKING:
     from orlop.engine.engine import Engine
@@ -58,5 +60,6 @@ class Attaching:
     def _note(self, attachment: Attachment) -> None:
         config, identifier = self._container.config, self._container.id
         hosts = hosts_text(config, config.hostname or identifier[:12], attachment)
-        (self._engine.paths.container(identifier) / "hosts").write_text(hosts)
+        with os_errors("write the container's files"):
+            overwrite(f"{self._engine.paths.container(identifier)}/hosts", hosts.encode())
         self._engine.containers.store.change(identifier, "", attachment=attachment)

@@ -26,6 +26,7 @@ from orlop.spec.document import encode
 from orlop.spec.errors import FailedPrecondition, InvalidArgument, os_errors
 from orlop.spec.image import ImageConfig, RootFS
 from orlop.spec.runtime import RuntimeSpec
+from orlop.sys.files import overwrite
 from orlop.sys.inroot import read_in_root
 from orlop.sys.mounts import MS_NODEV, MS_NOEXEC, MS_NOSUID, mount
 
@@ -59,7 +60,7 @@ def make_bundle(engine: Engine, container: Container, root: int, user_namespace:
     _write_files(engine, container, facts, directory)
     bundle = _bundle(engine, container, config, image, facts)
     with os_errors("write config.json of the container"):
-        (directory / "config.json").write_bytes(encode(bundle.spec))
+        overwrite(f"{directory}/config.json", encode(bundle.spec))
     return bundle
 
 
@@ -320,8 +321,8 @@ def _write_files(engine: Engine, container: Container, facts: ContainerFacts, di
     hosts = hosts_text(config, name, None) if own else _host_hosts(config)
     with os_errors("write the container's files"):
         for file, text in (("hostname", files.hostname_file(name)), ("resolv.conf", resolv), ("hosts", hosts)):
-            (directory / file).write_text(text)
-            os.chmod(directory / file, 0o644)
+            overwrite(f"{directory}/{file}", text.encode())
+            os.chmod(f"{directory}/{file}", 0o644)
 
 
 def hosts_text(config: ContainerConfig, name: str, attachment: Attachment | None) -> str:

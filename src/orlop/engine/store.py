@@ -16,6 +16,7 @@ from orlop.spec.errors import AlreadyExists, InvalidArgument, NotFound
 
 NAME = r"[a-zA-Z0-9][a-zA-Z0-9_.-]+"
 _COLUMNS = "id, namespace, name, state, created, config, record"
+_CONFIG_AT = 5
 _RECORD = msgspec.json.Decoder(ContainerRecord)
 _CONFIG = msgspec.json.Decoder(ContainerConfig)
 
@@ -26,7 +27,7 @@ class ContainerStore:
     def __init__(self, database: Database, namespace: str) -> None:
         self.database = database
         self.namespace = namespace
-        self._decoded: dict[str, tuple[tuple[object, ...], Container]] = {}
+        self._decoded: dict[str, tuple[tuple[object, ...], Container]] = {}  # by ID, with the rows
 
     def reserve(self, container: Container) -> None:
         """Enter a new container; its name is taken from this moment on."""
@@ -59,14 +60,30 @@ class ContainerStore:
         rows = self.database.read(
             f"SELECT {_COLUMNS} FROM containers WHERE namespace = ? ORDER BY created DESC", (self.namespace,)
         )
-        decoded = {row["id"]: self._decode(row) for row in rows}
-        self._decoded = decoded
-        return [container for _, container in decoded.values()]
+        found = [self._container(row) for row in rows]
+        known = self._decoded
+        self._decoded = {c.id: known[c.id] for c in found if c.id in known}  # without those that are gone
+        return found
 
-    def _decode(self, row: sqlite3.Row) -> tuple[tuple[object, ...], Container]:
-        """A row as it was decoded the last time, if nothing in it has changed since: a daemon lists often."""
-        known, raw = self._decoded.get(row["id"]), tuple(row)
-        return known if known is not None and known[0] == raw else (raw, _container(row))
+    def _container(self, row: sqlite3.Row) -> Container:
+        """As it was read the last time, if nothing in the row has changed since: a daemon reads the same ones often.
+        What was asked for (`config`) hardly ever changes."""
+        raw = tuple(row)
+        known = self._decoded.get(row["id"])
+        if known is not None and known[0] == raw:
+            return known[1]
+        same = known is not None and known[0][_CONFIG_AT] == row["config"]
+        container = Container(
+            id=row["id"],
+            namespace=row["namespace"],
+            name=row["name"],
+            state=row["state"],
+            created=row["created"],
+            config=known[1].config if known is not None and same else _CONFIG.decode(row["config"]),
+            record=_RECORD.decode(row["record"]),
+        )
+        self._decoded[container.id] = (raw, container)
+        return container
 
     def find(self, text: str) -> Container:
         """The container that a user means by a full ID, a name, or the beginning of an ID."""
@@ -85,7 +102,7 @@ class ContainerStore:
                 raise InvalidArgument(f"container id {text} is ambiguous: {len(rows)} containers begin with it")
         if not rows:
             raise NotFound(f"no such container: {text}{self._elsewhere(text)}")
-        return _container(sorted(rows, key=lambda row: bool(row["id"] != text))[0])
+        return self._container(sorted(rows, key=lambda row: bool(row["id"] != text))[0])
 
     def named(self, name: str) -> Container:
         """The container that has exactly this name."""
@@ -94,12 +111,12 @@ class ContainerStore:
         )
         if not rows:
             raise NotFound(f"no such container: {name[:255]}")
-        return _container(rows[0])
+        return self._container(rows[0])
 
     def get(self, identifier: str) -> Container | None:
         """The container with exactly this ID, in any namespace."""
         rows = self.database.read(f"SELECT {_COLUMNS} FROM containers WHERE id = ?", (identifier,))
-        return _container(rows[0]) if rows else None
+        return self._container(rows[0]) if rows else None
 
     def change(self, identifier: str, event: str, action: str = "", **changes: Any) -> Container:
         """Move a container along the transition `event` and set fields of its record, in one transaction.
@@ -108,7 +125,7 @@ class ContainerStore:
         process has removed the container meanwhile. `action` writes an event of that name.
         """
         with self.database.transaction() as connection:
-            container = _fetch(connection, identifier)
+            container = self._fetch(connection, identifier)
             state = lifecycle.after(event, container.state, container.name) if event else container.state
             container = msgspec.structs.replace(
                 container, state=state, record=msgspec.structs.replace(container.record, **changes)
@@ -124,7 +141,7 @@ class ContainerStore:
     def reconfigure(self, identifier: str, name: str, config: ContainerConfig) -> Container:
         """Give a container another name and configuration (rename, update)."""
         with self.database.transaction() as connection:
-            container = msgspec.structs.replace(_fetch(connection, identifier), name=name, config=config)
+            container = msgspec.structs.replace(self._fetch(connection, identifier), name=name, config=config)
             try:
                 connection.execute(
                     "UPDATE containers SET name = ?, config = ? WHERE id = ?",
@@ -141,8 +158,14 @@ class ContainerStore:
             if row is None:
                 return
             connection.execute("DELETE FROM containers WHERE id = ?", (identifier,))
-            events.write(connection, row["namespace"], _event(_container(row), "destroy"))
+            events.write(connection, row["namespace"], _event(self._container(row), "destroy"))
         self._decoded.pop(identifier, None)
+
+    def _fetch(self, connection: sqlite3.Connection, identifier: str) -> Container:
+        row = connection.execute(f"SELECT {_COLUMNS} FROM containers WHERE id = ?", (identifier,)).fetchone()
+        if row is None:
+            raise NotFound(f"no such container: {identifier[:12]}")
+        return self._container(row)
 
     def _elsewhere(self, text: str) -> str:
         """Where the name is known, if not here: users of several namespaces look in the wrong one first."""
@@ -153,25 +176,6 @@ class ContainerStore:
         )
         found = ", ".join(f"{row['matches']} match in `{row['namespace']}`" for row in rows)
         return f" (not in `{self.namespace}`; {found})" if found else ""
-
-
-def _fetch(connection: sqlite3.Connection, identifier: str) -> Container:
-    row = connection.execute(f"SELECT {_COLUMNS} FROM containers WHERE id = ?", (identifier,)).fetchone()
-    if row is None:
-        raise NotFound(f"no such container: {identifier[:12]}")
-    return _container(row)
-
-
-def _container(row: sqlite3.Row) -> Container:
-    return Container(
-        id=row["id"],
-        namespace=row["namespace"],
-        name=row["name"],
-        state=row["state"],
-        created=row["created"],
-        config=_CONFIG.decode(row["config"]),
-        record=_RECORD.decode(row["record"]),
-    )
 
 
 def _event(container: Container, action: str) -> Event:

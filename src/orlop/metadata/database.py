@@ -35,25 +35,26 @@ class Database:
 
     def read(self, sql: str, arguments: Sequence[Any] = ()) -> list[sqlite3.Row]:
         """The rows of one query, each a `sqlite3.Row` (by index and by column name)."""
-        with _errors(self.path):
+        try:
             return self._connection().execute(sql, arguments).fetchall()
+        except sqlite3.Error as error:
+            raise _translated(error, self.path) from error
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """One atomic change. An exception rolls it back. Transactions of one thread do not nest."""
         connection = self._connection()
         make_room(self.path)
-        with _errors(self.path):
-            connection.execute("BEGIN IMMEDIATE")
         try:
-            yield connection
-        except BaseException as error:
-            connection.rollback()
-            if isinstance(error, sqlite3.Error):
-                raise _translated(error, self.path) from error
-            raise
-        with _errors(self.path):
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield connection
+            except BaseException:
+                connection.rollback()
+                raise
             connection.commit()
+        except sqlite3.Error as error:
+            raise _translated(error, self.path) from error
 
     def close(self) -> None:
         """Close this thread's connection, if it has one."""

@@ -8,10 +8,10 @@ import socket
 import time
 from _thread import start_new_thread  # without what else is in threading
 from collections.abc import Callable, Sequence
-from ipaddress import ip_address
 from itertools import takewhile
 
 from orlop.network import plan
+from orlop.network.addresses import ip_address
 from orlop.network.plan import (
     AddAddress,
     AddRoute,
@@ -29,6 +29,7 @@ from orlop.network.plan import (
 from orlop.network.records import Names
 from orlop.network.rules import drop_table
 from orlop.spec.errors import AlreadyExists, Internal, NotFound, OrlopError, from_os
+from orlop.sys.files import overwrite, read_text
 from orlop.sys.libnftables import Nft, NftError
 from orlop.sys.netlink import NETLINK_NETFILTER, Netlink, Refused
 from orlop.wire import rtnetlink as rt
@@ -238,11 +239,8 @@ def _explained(error: Refused, step: str) -> OrlopError:
 
 def _sysctl(step: Sysctl) -> None:
     path = f"/proc/sys/{step.path}"
-    with open(path) as file:
-        if file.read().strip() == step.value:
-            return
-    with open(path, "w") as file:
-        file.write(step.value)
+    if read_text(path).strip() != step.value:
+        overwrite(path, step.value.encode())
 
 
 def forget_flows(host: Netlink, step: ForgetFlows) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import socket
-from pathlib import Path
 
 from orlop.network.plan import Facts
+from orlop.sys.files import read_text
 from orlop.sys.netlink import Netlink
 from orlop.wire import rtnetlink as rt
 
@@ -35,12 +35,8 @@ def _name(index: int) -> str:
 
 
 def _sysctl(path: str) -> str:
-    return _text(Path("/proc/sys") / path).strip()
-
-
-def _text(path: Path) -> str:
-    """The file's content, or "" where it is missing: the kernel lacks the feature, the program is not in use."""
+    """A setting of the kernel, or "" where it is missing: the kernel lacks the feature, the program is not in use."""
     try:
-        return path.read_text(errors="replace")
+        return read_text(f"/proc/sys/{path}").strip()
     except OSError:
         return ""

@@ -9,10 +9,11 @@ import os
 import socket
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import IPv6Network
 
 import msgspec
 
+from orlop.network.addresses import AnyAddress, AnyNetwork, ip_address, ip_network
 from orlop.network.records import Network, Port, PublishedPort, Subnet
 from orlop.network.rules import EVERYWHERE
 from orlop.spec.errors import (
@@ -24,9 +25,6 @@ from orlop.spec.errors import (
     Unimplemented,
     from_os,
 )
-
-AnyNetwork = IPv4Network | IPv6Network
-AnyAddress = IPv4Address | IPv6Address
 
 EPHEMERAL = range(32768, 61000)  # where a host port is looked for when none is named: Docker's, and Linux', range
 # type and number of a socket of each

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from hashlib import blake2s
-from ipaddress import ip_address, ip_interface, ip_network
 
 import msgspec
 
+from orlop.network.addresses import ip_address, ip_network
 from orlop.network.records import Attachment, Names, Network, PublishedPort, Subnet
 from orlop.network.rules import EVERYWHERE, drop_table, network_elements, port_elements
 from orlop.spec.errors import InvalidArgument
@@ -353,7 +353,7 @@ def attachment_for(
         owner=owner,
         network=network.name,
         mac=":".join(f"{byte:02x}" for byte in mac_bytes(mac)) if mac else mac_for(addresses[0]),
-        addresses=tuple(str(ip_interface(address)) for address in addresses),
+        addresses=addresses,
         gateways=() if network.internal else gateways,
         bridge=network.device,
         host_device=veth_name(names, owner),

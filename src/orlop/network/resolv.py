@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from orlop.sys.files import read_text
+
 RESOLV_CONF = "/etc/resolv.conf"
 # systemd-resolved's list of the real nameservers; resolv.conf then names its stub on loopback alone
 RESOLVED_RESOLV_CONF = "/run/systemd/resolve/resolv.conf"
@@ -18,7 +20,6 @@ def read_resolv_conf() -> str:
 def host_file(path: str) -> str:
     """A text file of the host; nothing where it is missing."""
     try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return file.read()
+        return read_text(path)
     except FileNotFoundError:
         return ""

@@ -17,8 +17,7 @@ What the chains do:
 
 from __future__ import annotations
 
-from ipaddress import ip_network
-
+from orlop.network.addresses import ip_network
 from orlop.network.records import Attachment, Names, Network, PublishedPort
 
 EVERYWHERE = ("", "0.0.0.0", "::")  # the first: of both families

@@ -6,7 +6,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ import msgspec
 
 from orlop.network.records import Attachment
 from orlop.spec.errors import Internal, from_os, os_errors
+from orlop.sys.files import overwrite, read_text
 
 if TYPE_CHECKING:
     from orlop.network.cni import Cached
@@ -35,13 +36,19 @@ class State:
         """One change to the built-in networks at a time, whatever thread or process makes it. The kernel lets go of
         the lock when its holder dies."""
         with os_errors("lock networks"):
-            self._state.mkdir(mode=0o700, parents=True, exist_ok=True)
-            fd = os.open(self._state / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fd = self._open_lock()
+            except FileNotFoundError:  # the first one after a boot
+                self._state.mkdir(mode=0o700, parents=True, exist_ok=True)
+                fd = self._open_lock()
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)
             yield
         finally:
             os.close(fd)
+
+    def _open_lock(self) -> int:
+        return os.open(f"{self._state}/lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
     # attachments
 
@@ -56,8 +63,7 @@ class State:
             raise Internal(f"{self._path(owner)}: {str(error)[:200]}") from error
 
     def forget(self, owner: str) -> None:
-        with os_errors("remove"):
-            self._path(owner).unlink(missing_ok=True)
+        _unlink(self._path(owner))
 
     def all(self) -> Iterator[Attachment]:
         """Every attachment there is, read one by one as they are asked for."""
@@ -69,18 +75,18 @@ class State:
         """Everybody else in the built-in networks."""
         return (a for a in self.all() if a.owner != owner and a.driver == "bridge")
 
-    def _path(self, owner: str) -> Path:
-        return self._state / f"{owner}.json"
+    def _path(self, owner: str) -> str:
+        return f"{self._state}/{owner}.json"
 
     # CNI: what was added, and the namespace it was added to
 
     def write_cached(self, cached: Cached) -> None:
         with os_errors("create"):
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _replace(self._directory / f"{cached.owner}.json", _encode(cached))
+        _replace(self._cached(cached.owner), _encode(cached))
 
     def read_cached(self, owner: str) -> Cached | None:
-        data = _content(self._directory / f"{owner}.json")
+        data = _content(self._cached(owner))
         if data is None:
             return None
         from orlop.network.cni import Cached
@@ -88,14 +94,16 @@ class State:
         try:
             return msgspec.json.decode(data, type=Cached)
         except msgspec.MsgspecError as error:
-            raise Internal(f"{self._directory / owner}.json: {str(error)[:200]}") from error
+            raise Internal(f"{self._cached(owner)}: {str(error)[:200]}") from error
 
     def forget_cached(self, owner: str) -> None:
-        with os_errors("remove"):
-            (self._directory / f"{owner}.json").unlink(missing_ok=True)
+        _unlink(self._cached(owner))
 
     def cached_owners(self) -> list[str]:
         return sorted(path.stem for path in self._directory.glob("*.json"))
+
+    def _cached(self, owner: str) -> str:
+        return f"{self._directory}/{owner}.json"
 
     def namespace(self, owner: str) -> Path:
         """Where a container's network namespace is kept beyond the life of its processes, so that plugins can undo in
@@ -134,17 +142,22 @@ def _is_namespace(path: Path) -> bool:
         return False
 
 
-def _replace(path: Path, data: bytes) -> None:
-    new = path.with_suffix(".new")
+def _replace(path: str, data: bytes) -> None:
+    new = f"{path}.new"
     with os_errors("write"):
-        new.write_bytes(data)
-        new.rename(path)
+        overwrite(new, data)
+        os.rename(new, path)
 
 
-def _content(path: Path) -> bytes | None:
+def _content(path: str) -> str | None:
     try:
-        return path.read_bytes()
+        return read_text(path)
     except FileNotFoundError:
         return None
     except OSError as error:
         raise from_os(error, "read") from error
+
+
+def _unlink(path: str) -> None:
+    with os_errors("remove"), suppress(FileNotFoundError):
+        os.unlink(path)

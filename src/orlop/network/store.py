@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import sqlite3
 import time
 from collections.abc import Sequence
-from ipaddress import ip_address, ip_network
 
 import msgspec
 
 from orlop.network import ipam, plan
+from orlop.network.addresses import AnyNetwork, ip_network
 from orlop.network.plan import Facts
 from orlop.network.records import Attachment, AttachRequest, Names, Network, PublishedPort, Subnet
 from orlop.spec.errors import FailedPrecondition, InvalidArgument
@@ -35,7 +36,7 @@ def save(connection: sqlite3.Connection, network: Network) -> None:
     )
 
 
-def default_network(names: Names, used: Sequence[ipam.AnyNetwork]) -> Network:
+def default_network(names: Names, used: Sequence[AnyNetwork]) -> Network:
     """The network that is there without being made."""
     subnets = (
         ipam.subnet_for(str(ipam.pick_subnet(ipam.default_candidates(), used))),
@@ -44,7 +45,7 @@ def default_network(names: Names, used: Sequence[ipam.AnyNetwork]) -> Network:
     return Network(name=DEFAULT, device=names.bridge, subnets=subnets, created=time.time())
 
 
-def with_subnets(network: Network, subnets: Sequence[Subnet], ipv6: bool, used: Sequence[ipam.AnyNetwork]) -> Network:
+def with_subnets(network: Network, subnets: Sequence[Subnet], ipv6: bool, used: Sequence[AnyNetwork]) -> Network:
     """The network with checked subnets, one missing IPv4 (and, if wanted, IPv6) subnet picked; at most one of each."""
     chosen = [ipam.subnet_for(s.subnet, s.gateway, s.range) for s in subnets]
     if bad := ipam.overlapping(msgspec.structs.replace(network, subnets=tuple(chosen)), used):
@@ -59,20 +60,20 @@ def with_subnets(network: Network, subnets: Sequence[Subnet], ipv6: bool, used: 
     return msgspec.structs.replace(network, subnets=tuple(chosen), created=time.time())
 
 
-def used_ranges(host: Netlink, connection: sqlite3.Connection, without: str = "") -> list[ipam.AnyNetwork]:
+def used_ranges(host: Netlink, connection: sqlite3.Connection, without: str = "") -> list[AnyNetwork]:
     """What the host has routes to, and what networks were given, one left out."""
     records = connection.execute("SELECT record FROM networks WHERE name <> ?", (without,)).fetchall()
     own = [ip_network(s.subnet) for row in records for s in decode(row[0]).subnets]
     return own + _host_routes(host)
 
 
-def _host_routes(host: Netlink) -> list[ipam.AnyNetwork]:
+def _host_routes(host: Netlink) -> list[AnyNetwork]:
     """Every range that the host has a unicast route to, default routes left out."""
     found = []
     for family in (rt.AF_INET, rt.AF_INET6):
         for route in map(rt.route_of, host.dump(rt.route_dump(family))):
             if route.destination and route.prefix and route.kind == rt.RTN_UNICAST:
-                found.append(ip_network((ip_address(route.destination), route.prefix), strict=False))
+                found.append(ipaddress.ip_network((route.destination, route.prefix), strict=False))
     return found
 
 

@@ -549,12 +549,16 @@ def _own_dev(c: _Context) -> bool:
 
 def _cgroup_mount(c: _Context, item: Prepared) -> Iterator[Step]:
     groups = c.host.cgroups
+    if "cgroup" in c.namespaces:
+        mounts = tuple(groups.mounts.items()) if groups.mode != "v2" else ()
+        yield from compile_mounts.own_cgroup_steps(item, c.slots, mounts, groups.unified)
+        return
     directories = {path.removesuffix("/cgroup.procs") for path in c.request.cgroup_procs}
     group = _group(groups.unified, groups.mounts, directories)
     shown = compile_mounts.hierarchies(groups.mounts, groups.unified, group) if groups.mode != "v2" else ()
     found = tuple(_shown(c, each, directories) for each in shown)
     unified = groups.unified + group if directories else groups.unified + c.host.own_groups.get("", "")
-    yield from compile_mounts.cgroup_steps(item, c.slots, found, unified, "cgroup" in c.namespaces)
+    yield from compile_mounts.cgroup_steps(item, c.slots, found, unified)
 
 
 def _shown(c: _Context, hierarchy: compile_mounts.Hierarchy, directories: set[str]) -> compile_mounts.Hierarchy:

@@ -175,7 +175,8 @@ def prepare(
         if mount.type == "sysfs" and outside and not own_network:
             options = tuple(name for name in whole if name != "rro" or "ro" in mount.options)
             mount = msgspec.structs.replace(mount, type="bind", source="/sys", options=(*mount.options, *options))
-        item = _labelled(_prepared(index, mount, bundle, own), spec)
+        relative = not mount.source.startswith("/") and not {"bind", "rbind"}.isdisjoint((mount.type, *mount.options))
+        item = _labelled(_prepared(index, mount, bundle if relative else "", own), spec)
         key = idmap_key(spec, index)
         if index in links:
             result.append(msgspec.structs.replace(item, link=links[index]))
@@ -224,6 +225,7 @@ def mounted_before(item: Prepared, root: str, before: Sequence[Prepared]) -> boo
     return bool(comes_along) or any(inside.startswith(target) for target in targets)
 
 
+@lru_cache(64)
 def _prepared(index: int, mount: MountSpec, bundle: str, root: str) -> Prepared:
     where = f"mounts[{index}]"
     for name, value in (("destination", mount.destination), ("source", mount.source), ("type", mount.type)):
@@ -236,7 +238,7 @@ def _prepared(index: int, mount: MountSpec, bundle: str, root: str) -> Prepared:
     _check(mount, options, where)
     source = mount.source
     if options.bind and not options.flags & MS_REMOUNT:
-        source = posixpath.join(bundle, source)
+        source = posixpath.join(bundle, source)  # `bundle` is given where it is needed
         if not source.startswith("/"):
             raise InvalidArgument(f"{where}.source: {mount.source[:128]!r} is relative, and there is no bundle")
     return Prepared(index, mount, options, target, source)
@@ -573,8 +575,18 @@ def hierarchies(mounts: dict[str, str], unified: str, group: str) -> tuple[Hiera
     return tuple(result)
 
 
+@lru_cache(16)
+def own_cgroup_steps(
+    item: Prepared, slots: Layout, mounts: tuple[tuple[str, str], ...], unified: str
+) -> tuple[Step, ...]:
+    """As `cgroup_steps`, for a container with a control group namespace, where they are the same as the next one's:
+    whatever is mounted shows its own groups. `mounts` are of v1 controllers."""
+    found = hierarchies(dict(mounts), unified, "") if mounts else ()
+    return tuple(cgroup_steps(item, slots, found, "", namespaced=True))
+
+
 def cgroup_steps(
-    item: Prepared, slots: Layout, found: tuple[Hierarchy, ...], unified_group: str, namespaced: bool
+    item: Prepared, slots: Layout, found: tuple[Hierarchy, ...], unified_group: str, namespaced: bool = False
 ) -> Iterator[Step]:
     """A mount of type cgroup: v2 where `unified_group` names the container's directory in it and nothing else is
     there, else a small tmpfs with one directory for each hierarchy."""

@@ -66,6 +66,7 @@ def kernel_version(release: str) -> tuple[int, int]:
     return int(major), int(digits or 0)
 
 
+@lru_cache(8)
 def parse_limits(text: str) -> dict[str, Limit]:
     """Read /proc/PID/limits (proc_pid_limits(5))."""
     found = {}
@@ -141,8 +142,10 @@ def _control_groups() -> CgroupHost:
         return CgroupHost(mode="v2", mounts={}, unified="")
 
 
+@lru_cache
 def security_modules() -> frozenset[str]:
-    """Which modules are there; AppArmor counts only where it is switched on (a kernel may list it and not use it)."""
+    """Which modules are there, until the next boot; AppArmor counts only where it is switched on (a kernel may list it
+    and not use it)."""
     try:
         found = set(_read("/sys/kernel/security/lsm").split(","))
     except OSError:

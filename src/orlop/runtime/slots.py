@@ -6,19 +6,17 @@ at all would silently leave out, say, what hides a path. So such a plan is never
 
 from __future__ import annotations
 
-import msgspec
-
 from orlop.runtime.ops import CODES, Op, Sync
 from orlop.runtime.plan import Plan, Step
 from orlop.spec.errors import Internal
 
 
-def _places(type_: str) -> dict[type[Op], tuple[int, ...]]:
+def _fields(type_: str) -> dict[type[Op], tuple[str, ...]]:
     """Which of an operation's fields are of this type."""
-    return {kind: tuple(i for i, field in enumerate(fields) if field[1] == type_) for kind, fields in CODES.values()}
+    return {kind: tuple(name for name, found in fields if found == type_) for kind, fields in CODES.values()}
 
 
-_READ, _FILL = _places("slot"), _places("fill")
+_READ, _FILL = _fields("slot"), _fields("fill")
 
 
 def check(plan: Plan, inherited: int) -> None:
@@ -26,12 +24,12 @@ def check(plan: Plan, inherited: int) -> None:
     filled = {-1, *range(inherited)}
     for stage in plan.stages:
         for step in stage.steps:
-            kind, values = type(step.op), msgspec.structs.astuple(step.op)
-            for slot in step.op.fds if isinstance(step.op, Sync) else [values[i] for i in _READ[kind]]:
+            op, kind = step.op, type(step.op)
+            for slot in op.fds if isinstance(op, Sync) else [getattr(op, name) for name in _READ[kind]]:
                 if slot not in filled:
                     raise Internal(f"plan: {_where(step)}nothing fills slot {slot} of {step}")
-            for i in _FILL[kind]:
-                filled.add(values[i])
+            for name in _FILL[kind]:
+                filled.add(getattr(op, name))
 
 
 def _where(step: Step) -> str:

@@ -6,6 +6,7 @@ A set of capabilities is either a tuple of names such as `CAP_CHOWN`, ordered by
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 
 from orlop.spec.errors import InvalidArgument
 
@@ -77,6 +78,11 @@ DEFAULT: tuple[str, ...] = (
 
 def mask(names: Iterable[str], what: str = "capabilities") -> int:
     """The bits of exact names. `what` is the JSON path of the list, for the error."""
+    return _mask(tuple(names), what)
+
+
+@lru_cache(64)
+def _mask(names: tuple[str, ...], what: str) -> int:
     bits = 0
     for index, name in enumerate(names):
         bit = BITS.get(name)

@@ -19,6 +19,8 @@ import grpc
 import pytest
 from tests.harness import SLOWER
 
+from orlop._stubs.cri import api_pb2 as api
+from orlop.registry.server import Registry
 from orlop.spec import trace
 
 from .conftest import Client, Daemon, pod_config, take_away, wait_for
@@ -111,6 +113,35 @@ def test_a_wrong_reload_changes_nothing_and_a_right_one_does(daemon: Daemon) -> 
     daemon.process.send_signal(signal.SIGHUP)
     wait_for(lambda: "needs a restart to take effect: daemon.workers" in daemon.log.read_text(), "the reload")
     assert "x" in {handler.name for handler in client.Status().runtime_handlers}
+
+
+@pytest.mark.peers
+def test_other_directories_of_mirrors_are_in_force_from_a_reload_on(daemon: Daemon, source: Registry) -> None:
+    """Also for pulls with the client that earlier ones have made."""
+    mirrored = daemon.base / "certs.d" / "127.0.0.1:1"
+    mirrored.mkdir(parents=True)
+    (mirrored / "hosts.toml").write_text(f'[host."http://{source.address}"]\ncapabilities = ["pull", "resolve"]\n')
+    daemon.configure("", cri=f'certs = ["{daemon.base}/none"]')
+    client = daemon.start()
+    image = api.ImageSpec(image="127.0.0.1:1/lab/busybox:1")
+    client.PullImage(image=api.ImageSpec(image=f"{source.address}/lab/busybox:1"))
+    with pytest.raises(grpc.RpcError, match="refused"):
+        client.PullImage(image=image)
+    daemon.configure("", cri=f'certs = ["{daemon.base}/certs.d"]')
+    assert daemon.process is not None
+    daemon.process.send_signal(signal.SIGHUP)
+    wait_for(lambda: "read the configuration again: cri.certs" in daemon.log.read_text(), "the reload")
+    client.PullImage(image=image)
+    assert "needs a restart" not in daemon.log.read_text()
+
+
+def test_it_is_told_what_takes_effect_when(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").touch()
+    words = [sys.executable, "-m", "orlop", "config", "explain", "--config", str(tmp_path / "config.toml")]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    told = dict(line.split(" = ", 1) for line in done.stdout.splitlines() if " = " in line)
+    assert told["cri.certs"].endswith("(default; a change takes effect on SIGHUP)")
+    assert told["daemon.workers"].endswith("(default; a change takes effect with a restart)")
 
 
 def test_a_socket_of_the_service_manager_outlives_the_daemon(daemon: Daemon) -> None:

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import copy_context
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
@@ -62,6 +61,7 @@ class Node:
         self.network = PodNetwork(engine, self.settings.network)
         self.calls = Calls()
         self.handlers: tuple[Handler, ...] = (Handler(name=OWN, recursive_read_only=True),)  # as last looked at
+        self._registry: tuple[tuple[str, ...], Registry | None] = ((), None)
         self._stream_server: Server | None = None
         self._sleepers: set[asyncio.Event] = set()
         self.leaving = False  # streams of events end
@@ -71,12 +71,17 @@ class Node:
         """How registries are spoken to."""
         return Hosts(tuple(map(Path, self.settings.certs)))
 
-    @cached_property
+    @property
     def registry(self) -> Registry:
-        """The client for pulls with no credentials but the machine's; made for the first of them."""
+        """The client for pulls with no credentials but the machine's; made for the first of them, and anew for the
+        first after the settings have changed. Pulls under way go on with the one that they have."""
         from orlop.distribution.client import Registry
 
-        return Registry(self.hosts)
+        certs, client = self._registry
+        if client is None or certs != self.settings.certs:
+            certs, client = self.settings.certs, Registry(self.hosts)
+            self._registry = certs, client
+        return client
 
     @property
     def stream_server(self) -> Server:

@@ -18,6 +18,11 @@ from orlop.distribution.hosts import DIRECTORIES
 from orlop.spec.errors import InvalidArgument, NotFound, from_os
 
 PATH = "/etc/orlop/config.toml"
+# what SIGHUP puts in force; everything else takes effect when the daemon is started again
+RELOADED = frozenset(
+    "daemon.log_level daemon.log_format daemon.shutdown_timeout cri.network cri.pinned_images cri.certs "
+    "cri.restore_images cri.default_handler cri.handlers tracing.endpoint tracing.ratio".split()
+)
 
 
 class _Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -219,6 +224,11 @@ def _keys(table: msgspec.Struct, prefix: str) -> Iterator[Key]:
         if isinstance(value, dict):
             for kind, inner in value.items():
                 yield from _keys(inner, f"{prefix}{name}.{kind}.")
+
+
+def at_once(name: str) -> bool:
+    """Whether SIGHUP puts a change of this key in force."""
+    return name in RELOADED or name.startswith("cri.handlers.")
 
 
 def as_toml(config: Config, comments: bool = True) -> str:

@@ -30,7 +30,7 @@ from orlop.cri.sessions import Sessions
 from orlop.cri.settings import Settings
 from orlop.daemon import activation, metrics, notify
 from orlop.daemon.activation import Passed
-from orlop.daemon.config import Config, keys
+from orlop.daemon.config import Config, at_once, keys
 from orlop.daemon.logs import configure
 from orlop.daemon.trimmer import Trimmer
 from orlop.engine.config import OciRuntime
@@ -43,11 +43,6 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _AGAIN = 1.0  # seconds before the warm runtime is started again
 _GARBAGE = (5_000, 10, 10)  # objects made before the collector looks for cycles, and how often it looks at older ones
 _LAST_WORDS = 5.0  # seconds that threads are waited for when their calls have been given up
-# what SIGHUP puts in force; everything else takes effect when the daemon is started again
-RELOADED = frozenset(
-    "daemon.log_level daemon.log_format daemon.shutdown_timeout cri.network cri.pinned_images cri.restore_images "
-    "cri.default_handler cri.handlers tracing.endpoint tracing.ratio".split()
-)
 
 
 def serve(config: Config, read: Callable[[], Config]) -> int:
@@ -197,7 +192,8 @@ class Daemon:
             tracing.check(config.tracing.endpoint)
         configure(config.daemon.log_level, config.daemon.log_format)
         changed = {"cri.handlers" if name.startswith("cri.handlers.") else name for name in changed}
-        later = sorted(changed - RELOADED - ({"cri.socket"} if self._passed.cri is not None else set()))
+        now = {name for name in changed if at_once(name)}
+        later = sorted(changed - now - ({"cri.socket"} if self._passed.cri is not None else set()))
         self._config = config
         driver = self._node.settings.cgroup_driver
         self._node.settings = msgspec.structs.replace(_settings(config), cgroup_driver=driver)
@@ -210,7 +206,7 @@ class Daemon:
             self._trace()
             if old is not None:
                 await asyncio.to_thread(old.close)
-        log.info("read the configuration again: %s", ", ".join(sorted(changed & RELOADED)) or "nothing has changed")
+        log.info("read the configuration again: %s", ", ".join(sorted(now)) or "nothing has changed")
         if later:
             log.warning("needs a restart to take effect: %s", ", ".join(later))
 

@@ -1,4 +1,5 @@
-"""`orlop config explain`: what is in force, key by key, what each is for, and which the file has set."""
+"""`orlop config explain`: what is in force, key by key, what each is for, which the file has set, and when a change
+takes effect."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ SYNTAX = Syntax(
 def main(options: Options, context: Context) -> int:
     import msgspec
 
-    from orlop.daemon.config import Config, keys, load
+    from orlop.daemon.config import Config, at_once, keys, load
 
     wanted = options.arguments[0] if options.arguments else ""
     defaults = {key.name: key.value for key in keys(Config())}
@@ -26,5 +27,7 @@ def main(options: Options, context: Context) -> int:
         raise InvalidArgument(f"config: there is no key {wanted[:80]}; `orlop config default` shows all")
     for key in found:
         origin = "default" if key.name in defaults and defaults[key.name] == key.value else "configured"
-        print(f"{key.name} = {msgspec.json.encode(key.value).decode()}  ({origin})\n    {key.text}")
+        effect = "on SIGHUP" if at_once(key.name) else "with a restart"
+        print(f"{key.name} = {msgspec.json.encode(key.value).decode()}  ({origin}; a change takes effect {effect})")
+        print(f"    {key.text}")
     return 0

@@ -30,6 +30,8 @@ def _stretched(timeout: float | None) -> float | None:
 if SLOWER > 1:
     subprocess.Popen = _Patient  # type: ignore[misc]
 
+os.umask(0o022)  # the tests' own files and roots are to be had by others, whatever their caller's are
+
 _WHOLE = tuple(Path(__file__).parent / name for name in ("real", "crash", "bad"))
 
 

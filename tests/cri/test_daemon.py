@@ -23,7 +23,7 @@ from orlop._stubs.cri import api_pb2 as api
 from orlop.registry.server import Registry
 from orlop.spec import trace
 
-from .conftest import Client, Daemon, pod_config, take_away, wait_for
+from .conftest import Client, Daemon, container_config, pod_config, take_away, wait_for
 
 pytestmark = [pytest.mark.root]
 
@@ -101,6 +101,26 @@ def test_the_environment_names_the_store_where_no_flag_does(daemon: Daemon) -> N
     assert (elsewhere / "root" / "orlop.db").exists()
     assert (elsewhere / "state").is_dir()
     assert not daemon.root.exists()
+
+
+@pytest.mark.peers
+def test_a_daemon_whose_caller_keeps_all_from_others(daemon: Daemon, source: Registry) -> None:
+    """With umask 077 what it makes for containers is all the same to be had by their users."""
+    daemon.under = ("sh", "-c", 'umask 077; exec "$@"', "sh")
+    client = daemon.start()
+    image = client.PullImage(image=api.ImageSpec(image=f"{source.address}/lab/busybox:1")).image_ref
+    config = pod_config()
+    pod = client.RunPodSandbox(config=config).pod_sandbox_id
+    someone = api.LinuxContainerConfig(
+        security_context=api.LinuxContainerSecurityContext(run_as_user=api.Int64Value(value=1000))
+    )
+    wanted = container_config(image, "sleep", "1000", linux=someone)
+    container = client.CreateContainer(pod_sandbox_id=pod, config=wanted, sandbox_config=config).container_id
+    client.StartContainer(container_id=container)
+    words = ["sh", "-c", "cat /etc/hosts /etc/hostname /etc/resolv.conf >/dev/null && touch /dev/shm/x && id -u"]
+    answer = client.ExecSync(container_id=container, cmd=words)
+    assert (answer.stdout, answer.stderr) == (b"1000\n", b"")
+    client.RemovePodSandbox(pod_sandbox_id=pod)
 
 
 def test_a_wrong_reload_changes_nothing_and_a_right_one_does(daemon: Daemon) -> None:

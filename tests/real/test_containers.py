@@ -119,6 +119,12 @@ def test_named_volume_is_filled_from_the_image_and_kept(orlop: Orlop) -> None:
     orlop("volume", "rm", "site")
 
 
+def test_a_new_volume_is_open_to_the_containers_users_whatever_the_umask(orlop: Orlop) -> None:
+    words = orlop.command("run", "--rm", *NONE, "-v", "fresh:/data", "-u", "1000", "busybox", "ls", "-ld", "/data")
+    done = subprocess.run(words, umask=0o077, capture_output=True, text=True, timeout=60)
+    assert done.stdout.startswith("drwxr-xr-x "), done
+
+
 def test_volume_in_use_is_not_removed(orlop: Orlop) -> None:
     orlop("create", "--name", "user", "-v", "mine:/data", "busybox")
     assert "in use" in orlop.refused("volume", "rm", "mine", code=1)

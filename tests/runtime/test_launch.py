@@ -54,6 +54,7 @@ from orlop.runtime.optable import SKIP_DENIED, SKIP_EXISTS, SKIP_MISSING, SKIP_U
 from orlop.runtime.plan import Step
 from orlop.spec.errors import ContainerExit, Internal
 from orlop.sys.memfd import sealed
+from orlop.sys.procfs import start_time
 
 pytestmark = pytest.mark.root
 
@@ -120,6 +121,22 @@ def test_what_is_done_meanwhile_comes_before_the_first_answer_and_its_failure_en
     with pytest.raises(Internal, match="mine"):
         launcher.launch(plan, on_sync=lambda name, *_: order.append(name), meanwhile=fails)
     assert order == ["mine", "created"]
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_work_that_fails_as_the_helper_has_failed_is_not_what_is_spoken_of(helper, fails):
+    def act(name: str, pid: int, fds: list[int]):
+        def afterwards() -> None:
+            if fails:
+                wait_for(lambda: start_time(pid) is None, "the process to be gone")
+            raise Internal(f"no device for process {pid}")
+
+        return afterwards if name == "created" else None
+
+    steps = [Sync("created", ()), *([Step(Chdir(-1, "/none"), "process.cwd")] if fails else []), Sync("network", ())]
+    expected = (LaunchFailed, "process.cwd: .*chdir: ENOENT") if fails else (Internal, "no device for process")
+    with pytest.raises(expected[0], match=expected[1]):
+        helper.run([Clone(0, -1)], [*steps, helper.sh("true")], on_sync=act)
 
 
 # --- what the program inherits

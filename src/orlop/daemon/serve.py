@@ -52,6 +52,7 @@ def serve(config: Config, read: Callable[[], Config]) -> int:
     Raises AlreadyExists where a daemon serves the socket, and what fits for every setting that can't be put in force.
     """
     _check_driver(config)
+    os.umask(0o022)  # what it makes is in part for other users' containers, whatever its caller keeps from others
     configure(config.daemon.log_level, config.daemon.log_format)
     passed = activation.take()
     lock = Path(f"{config.cri.socket}.lock")

@@ -107,7 +107,8 @@ class Pods:
         if not program.exists() or not (directory / "proc").exists():
             with os_errors("make the root of sandboxes"), locked(self.engine.paths.state / "pause.lock"):
                 for name in ("", "dev", "proc"):
-                    (directory / name).mkdir(mode=0o755, exist_ok=True)
+                    (directory / name).mkdir(exist_ok=True)
+                    (directory / name).chmod(0o755)  # whatever the umask
                 if not program.exists():
                     shutil.copyfile(PROGRAM, fresh)
                     fresh.chmod(0o755)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -57,7 +58,11 @@ class Volumes:
                     (self.namespace, volume.name, container),
                 )
         with os_errors("make volume"):
-            os.makedirs(self.path(volume.name), mode=0o755, exist_ok=True)
+            path = self.path(volume.name)
+            os.makedirs(path.parent, mode=0o755, exist_ok=True)
+            with suppress(FileExistsError):
+                os.mkdir(path)
+                os.chmod(path, 0o755)  # whatever the umask: it is the container's
         return self.get(volume.name)
 
     def path(self, name: str) -> Path:

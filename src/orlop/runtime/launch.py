@@ -195,12 +195,12 @@ def _reap(pids: Sequence[int]) -> None:
             pass
 
 
-def _receive(control: socket.socket) -> tuple[bytes, list[int], int, int]:
+def _receive(control: socket.socket, how: int = 0) -> tuple[bytes, list[int], int, int]:
     """A message, the descriptors that came with it, flags, and whose it is where the socket is told (SO_PASSCRED), else
     0; an empty message at the end of the connection."""
     space = socket.CMSG_SPACE(_MOST_FDS * 4) + socket.CMSG_SPACE(_CREDENTIALS.size)
     # Not socket.recv_fds: it drops the flag, and the descriptors would pass to whatever another thread spawns.
-    data, ancillary, flags, _ = control.recvmsg(MESSAGE_MAX, space, socket.MSG_CMSG_CLOEXEC)
+    data, ancillary, flags, _ = control.recvmsg(MESSAGE_MAX, space, socket.MSG_CMSG_CLOEXEC | how)
     rights = (raw[: len(raw) // 4 * 4] for _, kind, raw in ancillary if kind == socket.SCM_RIGHTS)
     fds = [fd for raw in rights for (fd,) in struct.iter_unpack("i", raw)]
     told = (_CREDENTIALS.unpack(raw) for _, kind, raw in ancillary if kind == socket.SCM_CREDENTIALS)
@@ -255,13 +255,36 @@ def follow(
             _answer(control)
             state = state.answered()
             if afterwards is not None:
-                afterwards()
+                try:
+                    afterwards()
+                except OrlopError as error:
+                    # It may have failed as there was no process any more: why there is none is what to speak of.
+                    if (first := _failed_already(control, plan)) is not None:
+                        raise first from error
+                    raise
             if until and message.text == until:
                 debug(f"init: closing the pipe to signal completion: process {state.pid} waits for start")
                 return Launched(state.pid)
         finally:
             for fd in fds:
                 os.close(fd)
+
+
+def _failed_already(control: socket.socket, plan: Plan) -> OrlopError | None:
+    """The failure that the helper has told, or its end, which nobody has read yet."""
+    while True:
+        try:
+            data, fds, _, _ = _receive(control, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return None
+        except ConnectionResetError:
+            data, fds = b"", []
+        for fd in fds:
+            os.close(fd)
+        if not data:
+            return Internal("launch helper: ended before the plan did")
+        if (message := parse_message(data)).kind == FAILED:
+            return failure(plan, message)
 
 
 def _note(plan: Plan, message: Message) -> None:

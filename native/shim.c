@@ -16,6 +16,7 @@
 #include "shim/streams.h"
 #include "shim/processes.h"
 #include "shim/frames.h"
+#include "shim/spawner.h"
 
 /* --- the loop ------------------------------------------------------------------------------------------------ */
 
@@ -243,7 +244,7 @@ static void open_state(void)
 /* A session of its own; no second fork, since every terminal here is opened with O_NOCTTY. */
 static void daemonise(void)
 {
-	pid_t pid = fork();
+	pid_t pid = spawned ? 0 : fork();
 	if (pid < 0)
 		fail("fork", errno);
 	if (pid > 0)
@@ -282,6 +283,10 @@ static void say_ready(void)
 int main(int argc, char **argv)
 {
 	int last;
+	if (argc == 3 && !strcmp(argv[1], "--spawner")) {
+		argc = spawn_shims(argv);
+		argv = words;
+	}
 	ready_fd = FD_READY;
 	parse(argc, argv);
 	last = config.client > config.launch ? config.client : config.launch;

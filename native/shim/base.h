@@ -90,8 +90,8 @@ static size_t put_padded(char *to, u32 value, int width)
 	return (size_t)width;
 }
 
-/* Before the shim is ready: one line for the spawner, "what: ERRNO". */
-static void fail(const char *what, int error)
+/* Before the shim is ready: one line for who wanted it, "what: ERRNO". */
+static int complain(const char *what, int error)
 {
 	char line[512];
 	const char *name = error ? errno_name(error) : NULL;
@@ -102,9 +102,12 @@ static void fail(const char *what, int error)
 		n += put_text(line + n, name ? name : "unknown error");
 	}
 	line[n++] = '\n';
-	if (write(ready_fd, line, n) < 0)
-		_exit(2);
-	_exit(1);
+	return write(ready_fd, line, n) < 0 ? -1 : 0;
+}
+
+static void fail(const char *what, int error)
+{
+	_exit(complain(what, error) < 0 ? 2 : 1);
 }
 
 static int64_t now_ms(void)

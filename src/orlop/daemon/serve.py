@@ -35,6 +35,7 @@ from orlop.daemon.logs import configure
 from orlop.daemon.trimmer import Trimmer
 from orlop.engine.config import OciRuntime
 from orlop.engine.engine import Engine
+from orlop.shim.spawner import Spawner
 from orlop.spec.errors import AlreadyExists, OrlopError, Unimplemented, os_errors
 from orlop.sys.lock import lock_file
 
@@ -83,6 +84,7 @@ class Daemon:
             cni_config=config.cri.cni_config,
             cni_plugins=config.cri.cni_plugins,
         )
+        self._engine.spawner = Spawner()
         self._node = Node(self._engine, _settings(config), config.daemon.workers)
         self._node.calls.after = Trimmer(self._node.submit).call_ended
         self._metrics = metrics.Server(self._node)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from orlop.engine.system import System
     from orlop.engine.volumes import Volumes
     from orlop.network.networks import Networks
+    from orlop.shim.spawner import Spawner
     from orlop.snapshots.snapshotter import Snapshotter
 
 _NAMESPACE_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-")
@@ -71,6 +72,7 @@ class Engine:
         except PermissionDenied as error:
             raise PermissionDenied(f"{error} (orlop needs root for this directory)") from error
         self.database = Database(self.paths.database)
+        self.spawner: Spawner | None = None  # a daemon's
 
     @cached_property
     def content(self) -> ContentStore:
@@ -184,4 +186,6 @@ class Engine:
 
     def close(self) -> None:
         """Close the database. The engine opens it again if it is used afterwards."""
+        if self.spawner is not None:
+            self.spawner.close()
         self.database.close()

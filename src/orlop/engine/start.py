@@ -240,6 +240,7 @@ def _shim(
             tell_senders=bool(container.record.slice),
             meanwhile=meanwhile,
             inherit=inherit,
+            spawner=engine.spawner,
         )
     finally:
         os.close(program)

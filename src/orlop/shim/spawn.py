@@ -13,11 +13,15 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from orlop.shim.client import ShimClient
 from orlop.spec.errors import Internal, OrlopError, from_os
+
+if TYPE_CHECKING:
+    from orlop.shim.spawner import Spawner
 
 PROGRAM = os.path.join(os.path.dirname(os.path.dirname(__file__)), "_native", "orlop-shim")
 
@@ -63,6 +67,7 @@ def start(
     pid_file: str = "",
     tell_senders: bool = False,
     meanwhile: Callable[[], None] | None = None,
+    spawner: Spawner | None = None,
 ) -> tuple[socket.socket, Shim]:
     """Start a shim and, through it, the launch helper; the socket on which to follow the helper's handshake.
 
@@ -77,7 +82,7 @@ def start(
     plan becomes another runtime, which makes the container, writes its first process's number there, and leaves. With
     `tell_senders` the kernel adds to each message on that socket whose it is (unix(7), SO_PASSCRED). `meanwhile` is
     called when the shim is on its way, with descriptors of its own; what it raises is raised here, and the helper gives
-    up.
+    up. A daemon has a `spawner`, whose environment it then has.
 
     Raises the kind of error that fits when the shim can't start: FailedPrecondition where one already runs.
     """
@@ -96,7 +101,9 @@ def start(
     descriptors = [plan, helper_end.fileno(), ready_end, *inherit, launch_program]
     try:
         with helper_end:
-            pid = _spawn(arguments, descriptors + ([theirs.fileno()] if theirs else []), environment)
+            descriptors += [theirs.fileno()] if theirs else []
+            asked = spawner is not None and environment is None and spawner.spawn(arguments, descriptors)
+            pid = 0 if asked else _spawn(arguments, descriptors, environment)
         os.close(ready_end)
         ready_end = -1
         try:
@@ -154,9 +161,11 @@ def _arguments(
     return [*arguments, "--oom", oom_events] if oom_events else arguments
 
 
+def environment_of_shims() -> dict[str, str]:
+    return {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+
+
 def _spawn(arguments: list[str], descriptors: list[int], environment: Mapping[str, str] | None) -> int:
-    if environment is None:
-        environment = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
     high: list[int] = []
     try:
         high.extend(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _OUT_OF_THE_WAY) for fd in descriptors)
@@ -166,7 +175,9 @@ def _spawn(arguments: list[str], descriptors: list[int], environment: Mapping[st
             (os.POSIX_SPAWN_DUP2, 0, 2),
         ]
         actions += [(os.POSIX_SPAWN_DUP2, fd, 3 + i) for i, fd in enumerate(high)]
-        return os.posix_spawn(PROGRAM, arguments, environment, file_actions=actions)
+        return os.posix_spawn(
+            PROGRAM, arguments, environment_of_shims() if environment is None else environment, file_actions=actions
+        )
     except FileNotFoundError as error:
         raise Internal(f"{PROGRAM} is missing; build the native programs with scripts/build") from error
     except OSError as error:
@@ -177,11 +188,12 @@ def _spawn(arguments: list[str], descriptors: list[int], environment: Mapping[st
 
 
 def _await_ready(ready: int, pid: int, container_id: str) -> int:
-    """The daemon's pid. The process that was spawned leaves as soon as it has forked the daemon."""
+    """The daemon's pid. The process that was spawned, if any, leaves as soon as it has forked the daemon."""
     line = b""
     while not line.endswith(b"\n") and (data := os.read(ready, 512)):
         line += data
-    os.waitpid(pid, 0)
+    if pid:
+        os.waitpid(pid, 0)
     text = line.decode(errors="replace").strip()
     if text.startswith("ok "):
         return int(text[3:])

@@ -9,7 +9,9 @@ from pathlib import Path
 SOURCE = Path(__file__).parents[2] / "src"
 SELDOM = set(
     "ssl _ssl urllib3 email http.client zipfile wsproto difflib google.protobuf.json_format google.protobuf.text_format"
-    " google.protobuf.internal.python_message".split()
+    " google.protobuf.internal.python_message google.protobuf.text_encoding inspect ast dis subprocess locale calendar"
+    " datetime asyncio.sslproto pkgutil bz2 lzma fractions secrets random h11 orlop.cgroups.systemd orlop.wire.dbus"
+    " orlop.cri.checkpoints orlop.cri.pod_checkpoints orlop.engine.checkpoints.restore orlop.runtime.criu".split()
 )
 PROGRAM = f"""
 import sys
@@ -17,8 +19,21 @@ sys.path[:0] = [{str(SOURCE)!r}, *{[path for path in sys.path if "packages" in p
 import orlop.daemon.slim
 import orlop.daemon.serve
 print(*sys.modules)
-import asyncio, ssl, typing, typing_extensions
-assert asyncio.sslproto.ssl is None
+class Stop:
+    def __call__(self): pass
+    def now(self): pass
+    async def later(self): pass
+async def said():
+    words = (sys.executable, "-c", "print(end='yes')")
+    process = await asyncio.create_subprocess_exec(*words, stdout=subprocess.PIPE)
+    return (await process.communicate())[0]
+import asyncio, inspect, ssl, subprocess, typing, typing_extensions
+assert asyncio.base_events.ssl is None
+assert asyncio.base_events.sslproto.SSLProtocol is sys.modules["asyncio.sslproto"].SSLProtocol
+for plain in (orlop.daemon.serve.serve, orlop.daemon.serve.Daemon.run, orlop.daemon.serve._watch, print, len, Stop()):
+    assert asyncio.iscoroutinefunction(plain) == inspect.iscoroutinefunction(plain), plain
+assert asyncio.iscoroutinefunction(Stop().later) and not asyncio.iscoroutinefunction(Stop().now)
+assert asyncio.run(said()) == b"yes"
 assert ssl.create_default_context().check_hostname
 assert typing_extensions.Self is typing.Self and typing_extensions.deprecated
 assert sys.modules["typing_extensions"].__file__

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from fractions import Fraction
 from typing import Any
 
 from orlop._stubs.cri import api_pb2 as api
@@ -17,8 +16,8 @@ _PROTOCOLS = {api.TCP: "tcp", api.UDP: "udp", api.SCTP: "sctp"}
 _NO_BURST_LIMIT = (1 << 32) - 1  # bits: the most that the bandwidth plugin takes
 _LEAST, _MOST = 1000, 10**15  # bits a second, as kubelet has them
 _BINARY = {f"{letter}i": 1 << 10 * power for power, letter in enumerate("KMGTPE", 1)}
-_DECIMAL = {"n": Fraction(1, 10**9), "u": Fraction(1, 10**6), "m": Fraction(1, 1000), "": Fraction(1)}
-_DECIMAL |= {letter: Fraction(1000**power) for power, letter in enumerate("kMGTPE", 1)}
+_DECIMAL = {letter: 1000**power for power, letter in enumerate(("", *"kMGTPE"))}
+_PARTS = {"n": 10**9, "u": 10**6, "m": 1000}  # of one
 _QUANTITY = re.compile(r"([+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+))(?:[eE]([+-]?[0-9]{1,2})|([KMGTPE]i|[numkMGTPE]?))")
 
 
@@ -93,6 +92,8 @@ def quantity(text: str, what: str) -> int:
     if match is None:
         raise InvalidArgument(f"annotation {what}: {text[:32]!r} is no quantity, as 10M is")
     number, exponent, suffix = match.groups()
-    scale = Fraction(10) ** int(exponent) if exponent else Fraction(_BINARY.get(suffix) or _DECIMAL[suffix or ""])
-    value = Fraction(number) * scale
-    return -(-value.numerator // value.denominator)
+    whole, _, fraction = number.partition(".")
+    power = int(exponent or 0) - len(fraction)
+    value: int = int(whole + fraction) * (_BINARY.get(suffix) or _DECIMAL.get(suffix or "", 1)) * 10 ** max(power, 0)
+    parts: int = _PARTS.get(suffix, 1) * 10 ** max(-power, 0)
+    return -(-value // parts)

@@ -7,10 +7,10 @@ from contextlib import suppress
 import msgspec
 
 from orlop.cri.node import Node
-from orlop.engine.checkpoints import metadata, restore
+from orlop.engine.checkpoints import metadata
+from orlop.engine.checkpoints.images import is_checkpoint
 from orlop.engine.config import ContainerConfig
 from orlop.engine.images.image import Image
-from orlop.runtime import criu
 from orlop.spec.errors import FailedPrecondition, InvalidArgument, NotFound
 
 
@@ -27,8 +27,11 @@ def from_source(node: Node, config: ContainerConfig, source: str) -> ContainerCo
         raise FailedPrecondition(f"handler {config.oci_runtime.name}: only orlop's own restores a checkpoint")
     if config.pod is not None and config.pod.id_maps is not None:
         raise FailedPrecondition("a checkpoint can't be restored in a pod with a user namespace")
+    from orlop.engine.checkpoints.restore import read  # much, and seldom asked for
+    from orlop.runtime import criu
+
     criu.program()
-    said = metadata.parse_config(restore.read(node.engine, source, metadata.CONFIG))
+    said = metadata.parse_config(read(node.engine, source, metadata.CONFIG))
     return msgspec.structs.replace(config, image=_base(node, said).id, checkpoint=source)
 
 
@@ -37,7 +40,7 @@ def _source(node: Node, image: str) -> str:
     if image.startswith("/"):
         return image
     found = node.engine.images.find(image)
-    if found is None or not restore.is_checkpoint(node.engine, found):
+    if found is None or not is_checkpoint(node.engine, found):
         return ""
     if not node.settings.restore_images:
         raise FailedPrecondition(

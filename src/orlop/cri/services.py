@@ -11,14 +11,12 @@ import grpc.aio
 
 from orlop.cli.text import one_line
 from orlop.cri import (
-    checkpoints,
     containers,
     events,
     exec,
     images,
     methods,
     metrics,
-    pod_checkpoints,
     pods,
     sessions,
     stats,
@@ -31,6 +29,28 @@ from orlop.cri.node import Node
 from orlop.spec.errors import CODES, OrlopError, Unimplemented, from_os
 
 log = logging.getLogger("orlop.cri")
+
+
+# What few nodes are ever asked for is imported with the first call.
+
+
+async def _checkpoint_container(node: Node, request: Any) -> Any:
+    from orlop.cri import checkpoints
+
+    return await checkpoints.container(node, request)
+
+
+async def _checkpoint_pod(node: Node, request: Any) -> Any:
+    from orlop.cri import pod_checkpoints
+
+    return await pod_checkpoints.checkpoint(node, request)
+
+
+async def _restore_pod(node: Node, request: Any) -> Any:
+    from orlop.cri import pod_checkpoints
+
+    return await pod_checkpoints.restore(node, request)
+
 
 RUNTIME: Mapping[str, Callable[..., Any]] = {
     "Version": status.version,
@@ -61,9 +81,9 @@ RUNTIME: Mapping[str, Callable[..., Any]] = {
     "ListMetricDescriptors": metrics.descriptors,
     "ListPodSandboxMetrics": metrics.pods,
     "StreamPodSandboxMetrics": metrics.stream,
-    "CheckpointContainer": checkpoints.container,
-    "CheckpointPod": pod_checkpoints.checkpoint,
-    "RestorePod": pod_checkpoints.restore,
+    "CheckpointContainer": _checkpoint_container,
+    "CheckpointPod": _checkpoint_pod,
+    "RestorePod": _restore_pod,
     "ContainerStats": stats.one,
     "ListContainerStats": stats.list_all,
     "StreamContainerStats": stats.stream,

@@ -6,7 +6,6 @@ what `orlop config explain` says. An unknown key is an error that names the near
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterator
 from typing import Annotated, Any, get_args, get_type_hints
 
@@ -16,6 +15,10 @@ from msgspec import Meta
 from orlop.cri.pinned import Pinned
 from orlop.distribution.hosts import DIRECTORIES
 from orlop.spec.errors import InvalidArgument, NotFound, from_os
+from orlop.standins import deferred
+
+with deferred():
+    import tomllib
 
 PATH = "/etc/orlop/config.toml"
 # what SIGHUP puts in force; everything else takes effect when the daemon is started again

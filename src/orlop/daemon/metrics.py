@@ -11,8 +11,8 @@ import os
 import resource
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
-import h11
 import msgspec
 
 import orlop
@@ -20,6 +20,9 @@ from orlop.cri.calls import BOUNDS, Calls
 from orlop.cri.node import Node
 from orlop.engine.records import is_sandbox
 from orlop.spec.errors import InvalidArgument, OrlopError, from_os
+
+if TYPE_CHECKING:
+    import h11
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _PATIENCE = 10.0  # seconds for a request to come and its answer to go
@@ -154,6 +157,8 @@ class Server:
             await self._server.wait_closed()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        import h11  # with the first who asks
+
         try:
             async with asyncio.timeout(_PATIENCE):
                 await self._answer(reader, writer)
@@ -163,6 +168,8 @@ class Server:
             writer.close()
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        import h11
+
         http = h11.Connection(h11.SERVER, max_incomplete_event_size=_REQUEST_MAX)
         while (event := http.next_event()) is h11.NEED_DATA:
             http.receive_data(await reader.read(_REQUEST_MAX))

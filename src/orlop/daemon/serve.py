@@ -8,7 +8,6 @@ again if it ends, and ends with this one.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import logging
 import os
@@ -22,7 +21,6 @@ from typing import Any
 import grpc.aio
 import msgspec
 
-from orlop.cgroups import systemd
 from orlop.cri import handlers, server
 from orlop.cri.network import PodNetwork
 from orlop.cri.node import Node
@@ -226,6 +224,8 @@ class Daemon:
 def _check_driver(config: Config) -> None:
     """Raises where the configured cgroup driver can't be used."""
     if config.cri.cgroup_driver == "systemd":
+        from orlop.cgroups import systemd  # with D-Bus
+
         systemd.check_booted("cri.cgroup_driver")
         if systemd.bus_here() != "system":
             raise Unimplemented("cri.cgroup_driver: systemd is for the machine's root alone; use cgroupfs")
@@ -274,16 +274,36 @@ async def _keep_warm(path: str, listener: socket.socket | None) -> None:
     """Run the warm runtime as a process of its own until this task is cancelled. `listener` is a socket that listens
     at `path` already."""
     program = os.path.join(os.path.dirname(os.path.dirname(__file__)), "__main__.py")
-    fds = () if listener is None else (listener.fileno(),)
-    words = (sys.executable, "-IS", program, "internal", "warm", path, *map(str, fds))
+    words = [sys.executable, "-IS", program, "internal", "warm", path]
+    actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = [
+        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)
+    ]
+    if listener is not None:
+        actions.append((os.POSIX_SPAWN_DUP2, listener.fileno(), 3))
+        words.append("3")
     while True:
-        process = await asyncio.create_subprocess_exec(*words, stdin=asyncio.subprocess.DEVNULL, pass_fds=fds)
-        try:
-            status = await process.wait()
-        except asyncio.CancelledError:
-            with contextlib.suppress(ProcessLookupError):
-                process.terminate()
-            await process.wait()
-            raise
+        pid = os.posix_spawn(words[0], words, os.environ, file_actions=actions, setsigmask=())
+        status = await _end_of(pid)
         log.error("the warm runtime has ended with status %d; it is started again", status)
         await asyncio.sleep(_AGAIN)
+
+
+async def _end_of(pid: int) -> int:
+    """The exit status of a child, when it has ended; who is cancelled has it end first. asyncio's own way keeps a
+    thread for it, and modules for every way to start one."""
+    over = asyncio.Event()
+    process = os.pidfd_open(pid)
+    loop = asyncio.get_running_loop()
+    loop.add_reader(process, over.set)
+    try:
+        await over.wait()
+    except asyncio.CancelledError:
+        signal.pidfd_send_signal(process, signal.SIGTERM)
+        await over.wait()
+        raise
+    finally:
+        loop.remove_reader(process)
+        os.close(process)
+        if over.is_set():
+            _, status = os.waitpid(pid, 0)
+    return os.waitstatus_to_exitcode(status)

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import ipaddress
 import re
-import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,10 @@ from urllib.parse import urlsplit
 import msgspec
 
 from orlop.spec.errors import InvalidArgument, os_errors
+from orlop.standins import deferred
+
+with deferred():
+    import tomllib
 
 DIRECTORIES = (Path("/etc/orlop/certs.d"), Path("/etc/containerd/certs.d"), Path("/etc/docker/certs.d"))
 # Names whose registry answers elsewhere

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import secrets
+import uuid
 from collections.abc import Callable
 
 from orlop.cri.streaming.backend import Request
 from orlop.spec.errors import ResourceExhausted
-
-_BYTES = 16  # of randomness: whoever can guess it has the container
 
 
 class Tokens:
@@ -25,7 +23,7 @@ class Tokens:
         self._expire()
         if len(self._waiting) >= self._most:
             raise ResourceExhausted(f"{self._most} streaming requests wait for their clients: try again later")
-        token = secrets.token_urlsafe(_BYTES)
+        token = uuid.uuid4().hex  # 122 bits of the kernel's randomness: whoever can guess it has the container
         self._waiting[token] = (self._now() + self._lifetime, request)
         return token
 

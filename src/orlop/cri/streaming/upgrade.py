@@ -1,14 +1,18 @@
-"""From an HTTP request to a raw connection: the only module that knows HTTP. h11 knows the syntax."""
+"""From an HTTP request to a raw connection: the only module that knows HTTP. h11 knows the syntax; it comes
+with the first connection."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+from typing import TYPE_CHECKING
 
-import h11
 import msgspec
 
 from orlop.cri.streaming.link import SocketLink
+
+if TYPE_CHECKING:
+    import h11
 
 _HEAD = 16384  # bytes of a request before it is refused
 _BODY = 4096  # nobody needs one
@@ -52,12 +56,16 @@ class Exchange:
     """One request and its answer."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        import h11
+
         self._reader = reader
         self._writer = writer
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=_HEAD)
 
     async def receive(self) -> Request | None:
         """The request; None where the client leaves without one. Raises Refused."""
+        import h11
+
         request = None
         body = 0
         try:
@@ -83,6 +91,8 @@ class Exchange:
 
     async def switch(self, headers: HeaderList) -> SocketLink:
         """Answers 101; from here on the connection's bytes are the caller's."""
+        import h11
+
         if self._http.next_event() is not h11.PAUSED:
             raise Refused(400, "the request can't be upgraded")
         answer = h11.InformationalResponse(status_code=101, headers=[("Connection", "Upgrade"), *headers])
@@ -91,6 +101,8 @@ class Exchange:
         return SocketLink(self._reader, self._writer, self._http.trailing_data[0])
 
     async def refuse(self, refused: Refused) -> None:
+        import h11
+
         text = f"{refused}\n".encode()
         headers = [("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", str(len(text)))]
         response = h11.Response(

@@ -20,7 +20,6 @@ from orlop.cgroups import apply as cgroups
 from orlop.engine import groups
 from orlop.engine.bundle import Bundle, shm_directory
 from orlop.engine.checkpoints import archive, metadata
-from orlop.engine.images.image import Image
 from orlop.engine.names import random_id
 from orlop.engine.records import Container
 from orlop.engine.steps import reached
@@ -41,7 +40,6 @@ from orlop.shim.spawn import Shim
 from orlop.shim.state import read_state
 from orlop.snapshots.detached import detached
 from orlop.spec import cancel
-from orlop.spec.document import decode
 from orlop.spec.errors import FailedPrecondition, Internal, InvalidArgument, os_errors
 from orlop.spec.runtime import Linux, RuntimeSpec
 from orlop.sys.tree import remove_tree
@@ -68,16 +66,6 @@ def place(engine: Engine, container: Container) -> Path:
 
 
 # --- where a checkpoint comes from
-
-
-def is_checkpoint(engine: Engine, image: Image) -> bool:
-    """Whether an image's root is what an archive of a checkpoint holds (an annotation says so)."""
-    documents = (engine.images.manifest_json(image), engine.images.target_json(image))
-    return any(metadata.ANNOTATION in decode(raw, _Annotated, "manifest").annotations for raw in documents)
-
-
-class _Annotated(msgspec.Struct, frozen=True):
-    annotations: dict[str, str] = {}
 
 
 def read(engine: Engine, source: str, name: str) -> bytes:

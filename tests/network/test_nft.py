@@ -46,6 +46,37 @@ def test_script_runs_whole_or_not_at_all(nft: Nft, host: Host) -> None:
     nft.close()
 
 
+def test_what_lasts_is_run_again_only_where_somebody_has_changed_a_rule(
+    nft: Nft, host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[str] = []
+    original = Nft.run
+
+    def run(self: Nft, script: str) -> str:
+        ran.append(script)
+        return original(self, script)
+
+    monkeypatch.setattr(Nft, "run", run)
+    nft.run("add table inet a\nadd set inet a s { type ifname; }")
+    wanted = 'add element inet a s { "x" }'
+    for _ in range(4):
+        nft.ensure(wanted)
+    assert ran[1:] == [wanted] * 2  # the first one made it, the second one found it there
+    other = Nft()
+    original(other, "flush set inet a s")
+    for _ in range(4):
+        nft.ensure(wanted)
+    assert ran[3:] == [wanted] * 2
+    assert '"x"' in host.rules()
+    nft.run("add table inet b")
+    nft.ensure(wanted)
+    assert ran[5:] == ["add table inet b", wanted]
+    with pytest.raises(NftError):
+        nft.ensure('add element inet a nosuch { "x" }')
+    other.close()
+    nft.close()
+
+
 def test_neither_library_nor_program(nft: Nft, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(libnftables, "_load", lambda: None)
     monkeypatch.setenv("PATH", "/nowhere")

@@ -42,8 +42,8 @@ def test_attach() -> None:
         "host: orlop0 has fd00:88::1/64\n"
         "host: orlop0 up\n"
         'nft: add element inet orlop bridges { "orlop0" }; add element inet orlop within { "orlop0" . "orlop0" }; '
-        "add element inet orlop subnets4 { 10.88.0.0/16 }; add element inet orlop subnets6 { fd00:88::/64 }; "
-        "add element inet orlop any4 { tcp . 8080 : 10.88.0.2 . 80 }; "
+        "add element inet orlop subnets4 { 10.88.0.0/16 }; add element inet orlop subnets6 { fd00:88::/64 }\n"
+        "nft: add element inet orlop any4 { tcp . 8080 : 10.88.0.2 . 80 }; "
         "add element inet orlop ports4 { 127.0.0.1 . udp . 53 : 10.88.0.2 . 53 }; "
         "add element inet orlop any6 { tcp . 8080 : fd00:88::2 . 80 }\n"
         f"host: make veth {veth} on orlop0 to eth0 of process 42, address 02:42:0a:58:00:02\n"

@@ -24,12 +24,14 @@ if TYPE_CHECKING:
 
 class Attaching:
     """One attachment under way. The record says already that a network may be held; whoever undoes a start that fails
-    gives back what was taken."""
+    gives back what was taken. `attachment` is for the record, once the container runs: until then the network's own
+    tells what it has."""
 
     def __init__(self, engine: Engine, container: Container) -> None:
         self._engine = engine
         self._container = container
         self._prepared: Prepared | None = None
+        self.attachment: Attachment | None = None
 
     def begin(self) -> None:
         """Take addresses and ports, and make the network's own side. Of a network of CNI plugins, which do all at
@@ -62,4 +64,4 @@ class Attaching:
         hosts = hosts_text(config, config.hostname or identifier[:12], attachment)
         with os_errors("write the container's files"):
             overwrite(f"{self._engine.paths.container(identifier)}/hosts", hosts.encode())
-        self._engine.containers.store.change(identifier, "", attachment=attachment)
+        self.attachment = attachment

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,7 @@ from orlop.sys.mounts import MS_NODEV, MS_NOEXEC, MS_NOSUID, mount
 if TYPE_CHECKING:
     from orlop.engine.engine import Engine
 
+_program = lru_cache(4)(program)
 INIT_PROGRAM = os.path.join(os.path.dirname(os.path.dirname(__file__)), "_native", "orlop-init")
 
 
@@ -78,7 +80,7 @@ def _bundle(
     seccomp = spec.linux.seccomp if spec.linux else None
     return Bundle(
         spec=spec,
-        seccomp=program(seccomp, engine.paths.state / "seccomp") if seccomp is not None else None,
+        seccomp=_program(seccomp, f"{engine.paths.state}/seccomp") if seccomp is not None else None,
         networked=networked(config),
         log=_log(container, engine.paths.container(container.id)),
     )

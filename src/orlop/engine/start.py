@@ -191,21 +191,28 @@ def _launch(
             client.attach(stdin=stdin)
         with control:
             launched = _follow(engine, container, plan, control, bundle, attaching)
-        return _begun(engine, container, bundle, launched.pid, client)
+        return _begun(engine, container, bundle, launched.pid, client, attaching)
     except BaseException:
         if client is not None:
             client.close()
         raise
 
 
-def _begun(engine: Engine, container: Container, bundle: Bundle, pid: int, client: ShimClient | None) -> Started:
+def _begun(
+    engine: Engine,
+    container: Container,
+    bundle: Bundle,
+    pid: int,
+    client: ShimClient | None,
+    attaching: Attaching | None = None,
+) -> Started:
     """What follows once Orlop's own runtime has the process run."""
     reached("start.launched")
     if bundle.spec.hooks is not None:
         from orlop.engine import container_hooks
 
         container_hooks.started(engine, container, bundle.spec, pid)
-    return Started(container=_running(engine, container, pid), client=client)
+    return Started(container=_running(engine, container, pid, attaching), client=client)
 
 
 def _shim(
@@ -311,12 +318,13 @@ def _by_another_runtime(
             foreign.ensure_group(engine, container, bundle.spec, pid)
             if listener is not None:
                 foreign.take_terminal(engine, container, listener)
-            if bundle.networked:
+            attaching = Attaching(engine, container) if bundle.networked else None
+            if attaching is not None:
                 with socket_in(pid, socket.AF_NETLINK, socket.SOCK_RAW) as netlink:
-                    Attaching(engine, container).finish(pid, netlink.fileno())
+                    attaching.finish(pid, netlink.fileno())
             foreign.start(engine, container)
             reached("start.launched")
-            return Started(container=_running(engine, container, pid), client=client)
+            return Started(container=_running(engine, container, pid, attaching), client=client)
         except BaseException:
             if client is not None:
                 client.close()
@@ -412,7 +420,7 @@ def _write_maps(bundle: Bundle, pid: int) -> None:
     write_maps(pid, linux.uid_mappings, linux.gid_mappings, probe_host())
 
 
-def _running(engine: Engine, container: Container, pid: int) -> Container:
+def _running(engine: Engine, container: Container, pid: int, attaching: Attaching | None) -> Container:
     container = engine.containers.store.change(
         container.id,
         "started",
@@ -421,6 +429,7 @@ def _running(engine: Engine, container: Container, pid: int) -> Container:
         pid_start_time=procfs.start_time(pid) or 0,
         started=time.time(),
         owner=None,
+        attachment=attaching.attachment if attaching is not None else container.record.attachment,
     )
     reached("start.running")
     return container

@@ -192,7 +192,7 @@ class Hands:
 
     def _rules(self, step: Rules) -> None:
         try:
-            self._nft.run(step.script)
+            (self._nft.ensure if step.lasting else self._nft.run)(step.script)
         except NftError as error:
             # the first use, or somebody flushed or changed the table
             if error.errno not in (errno.ENOENT, errno.EEXIST):

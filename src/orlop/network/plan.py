@@ -101,9 +101,10 @@ class Sysctl(_Step, frozen=True):
 
 
 class Rules(_Step, frozen=True):
-    """An nftables script, run as one transaction."""
+    """An nftables script, run as one transaction. `lasting`: it changes nothing where it has been run before."""
 
     script: str
+    lasting: bool = False
 
     def __str__(self) -> str:
         return "nft: " + "; ".join(line.strip() for line in self.script.splitlines() if line.strip())
@@ -271,8 +272,9 @@ def attach_steps(network: Network, attachment: Attachment, names: Names, pid: in
 
 def network_steps(network: Network, attachment: Attachment, names: Names, facts: Facts) -> tuple[Step, ...]:
     """The half of it for which the container's network namespace need not be there."""
-    rules = Rules(network_elements(names, network) + port_elements(names, attachment))
-    return (*_bridge_steps(network, facts), rules)
+    ports = port_elements(names, attachment)
+    rules = Rules(network_elements(names, network), lasting=True)
+    return (*_bridge_steps(network, facts), rules, *((Rules(ports),) if ports else ()))
 
 
 def join_steps(network: Network, attachment: Attachment, pid: int, facts: Facts) -> tuple[Step, ...]:

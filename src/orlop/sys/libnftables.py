@@ -12,9 +12,9 @@ import os
 import socket
 import sys
 
-from orlop.spec.errors import FailedPrecondition, Internal
-
-_NETLINK_NETFILTER = 12
+from orlop.spec.errors import FailedPrecondition, Internal, OrlopError
+from orlop.sys.netlink import NETLINK_NETFILTER, Netlink
+from orlop.wire.nftables import generation_get, generation_of
 
 _library: ctypes.CDLL | None = None
 
@@ -55,6 +55,22 @@ class Nft:
 
     def __init__(self) -> None:
         self._context: int | None = None
+        self._netlink: Netlink | None = None
+        self._ensured: set[str] = set()  # scripts that would change nothing
+        self._generation: int | None = None  # of the rules, at which that is so
+
+    def ensure(self, script: str) -> None:
+        """Run a script that changes nothing where it has been run before; and that only where somebody has changed any
+        rule since, which costs a tenth to ask for."""
+        before = self._ask_generation()
+        if before != self._generation:
+            self._ensured.clear()
+            self._generation = before
+        if script in self._ensured:
+            return
+        self.run(script)
+        if before is not None and before == self._ask_generation():  # neither this has changed anything, nor anybody
+            self._ensured.add(script)
 
     def run(self, script: str) -> str:
         """Run a script as one transaction; returns what it prints. Raises `NftError`, and `FailedPrecondition` where
@@ -77,11 +93,22 @@ class Nft:
         lib.nft_run_cmd_from_buffer(self._context, b"")
         lib.nft_ctx_set_dry_run(self._context, False)
 
+    def _ask_generation(self) -> int | None:
+        try:
+            if self._netlink is None:
+                self._netlink = Netlink(protocol=NETLINK_NETFILTER)
+            return generation_of(self._netlink.ask(generation_get()))
+        except (OSError, OrlopError):  # then everything is run every time
+            return None
+
     def close(self) -> None:
         lib = _load()
         if lib is not None and self._context is not None:
             lib.nft_ctx_free(self._context)
             self._context = None
+        if self._netlink is not None:
+            self._netlink.close()
+            self._netlink = None
 
     def __del__(self) -> None:
         if not sys.is_finalizing():
@@ -113,7 +140,7 @@ def _close_on_exec(fd: int) -> None:
             os.close(copy)
         return
     with found:
-        ours = found.family == socket.AF_NETLINK and found.proto == _NETLINK_NETFILTER
+        ours = found.family == socket.AF_NETLINK and found.proto == NETLINK_NETFILTER
     if ours:
         with contextlib.suppress(OSError):
             os.set_inheritable(fd, False)

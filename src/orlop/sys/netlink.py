@@ -102,6 +102,14 @@ class Netlink:
                         return None
                     raise Refused(failure, 0)
 
+    def ask(self, request: rt.Request) -> rt.Message:
+        """The one answer to a request, which may be an error's."""
+        first = self._send((request,))
+        while True:
+            for message in self._receive():
+                if message.sequence == first:
+                    return message
+
     def dump(self, request: rt.Request) -> list[rt.Message]:
         """All answers to a dump. One that the kernel marks as torn by a change is asked for again."""
         for _ in range(DUMP_TRIES):

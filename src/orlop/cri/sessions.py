@@ -15,9 +15,9 @@ from typing import Any
 from orlop._stubs.cri import api_pb2 as api
 from orlop.cri import containers
 from orlop.cri.node import Node
-from orlop.cri.streaming.backend import Attach, ClientGone, Duplex, Exec, Input, PortForward, Stdio
+from orlop.cri.streaming.backend import Attach, ClientGone, Duplex, Exec, Input, Output, PortForward, Stdio
 from orlop.cri.waiting import Outflow, pass_input, readable, writable
-from orlop.engine.config import ExecConfig
+from orlop.engine.config import ContainerConfig, ExecConfig
 from orlop.engine.exec import ExecSession
 from orlop.shim.client import ShimClient
 from orlop.spec.errors import FailedPrecondition, InvalidArgument, Unavailable
@@ -27,6 +27,7 @@ from orlop.wire.kubestream import Size
 
 _WINSIZE = struct.Struct("HHHH")
 _CONNECT_SECONDS = 10.0
+_LAST_WORDS = 0.2  # seconds that the container's answer to the last of a client's input is passed on
 
 
 class Sessions:
@@ -86,25 +87,29 @@ class Sessions:
     # --- attach
 
     async def attach(self, request: Attach, stdio: Stdio) -> None:
-        client, once = await self._node.begin(lambda made: made[0].close(), self._attached, request)
-        sending = asyncio.Lock()
+        """Where the container's input stays open for the next who attaches, the end of the client's is that of the
+        session, as with containerd and CRI-O: `kubectl run -i --leave-stdin-open` waits for it."""
+        client, config = await self._node.begin(lambda made: made[0].close(), self._attached, request)
+        sending, fed = asyncio.Lock(), asyncio.Event()
+        once = config.stdin_once and not config.tty
+        stays = once and (request.stdout or request.stderr)
         with client:
-            tasks = [asyncio.create_task(_shim_output(client, stdio, request.tty))]
-            if stdio.sizes is not None and request.tty:
+            passing = asyncio.create_task(_shim_output(client, _outputs(stdio, config.tty or request.tty), fed))
+            tasks: list[asyncio.Task[Any]] = [passing, asyncio.create_task(fed.wait())]
+            if stdio.sizes is not None and config.tty:
                 tasks.append(asyncio.create_task(_shim_sizes(client, sending, stdio.sizes)))
             if stdio.stdin is not None:
-                feeding = asyncio.create_task(_shim_input(client, sending, stdio.stdin, once))
-                tasks.append(feeding)
+                tasks.append(asyncio.create_task(_shim_input(client, sending, stdio.stdin, once, stays)))
             try:
-                if stdio.stdin is not None and stdio.stdout is None and stdio.stderr is None:
-                    await feeding
-                else:
-                    await tasks[0]
+                await asyncio.wait(tasks[:2], return_when=asyncio.FIRST_COMPLETED)
+                if request.stdout or request.stderr:
+                    await asyncio.wait((passing,), timeout=_LAST_WORDS)
+                if passing.done():
+                    passing.result()
             finally:
                 await _cancel(*tasks)
 
-    def _attached(self, request: Attach) -> tuple[ShimClient, bool]:
-        """Connected, and whether the end of the client's input is that of the container's."""
+    def _attached(self, request: Attach) -> tuple[ShimClient, ContainerConfig]:
         container = containers.find(self._node, request.container)
         client = self._node.engine.containers.attach(container.id)
         try:
@@ -112,7 +117,7 @@ class Sessions:
         except BaseException:
             client.close()
             raise
-        return client, container.config.stdin_once and not request.tty
+        return client, container.config
 
     # --- port-forward
 
@@ -227,13 +232,20 @@ async def _cancel(*tasks: asyncio.Task[None]) -> None:
 # --- a container's own streams
 
 
-async def _shim_output(client: ShimClient, stdio: Stdio, tty: bool) -> None:
-    outputs = {frames.STDOUT: stdio.stdout, frames.STDERR: stdio.stdout if tty else stdio.stderr}
+def _outputs(stdio: Stdio, tty: bool) -> dict[int, Output | None]:
+    """Where each of the container's streams goes. A terminal, be it the container's or the client's, has one output."""
+    return {frames.STDOUT: stdio.stdout, frames.STDERR: stdio.stdout if tty else stdio.stderr}
+
+
+async def _shim_output(client: ShimClient, outputs: dict[int, Output | None], fed: asyncio.Event) -> None:
+    """Until the container's end, or the client's. `fed` is set by the answer that `_shim_input` asks for."""
     while True:
         while client.pending:
             frame = client.receive()
             if frame is None or frame.type == frames.EXIT:
                 return
+            if frame.type == frames.STATE:
+                fed.set()
             output = outputs.get(frame.stream) if frame.type == frames.OUTPUT else None
             if output is not None:
                 try:
@@ -245,13 +257,16 @@ async def _shim_output(client: ShimClient, stdio: Stdio, tty: bool) -> None:
             return
 
 
-async def _shim_input(client: ShimClient, sending: asyncio.Lock, source: Input, once: bool) -> None:
-    """Without `once` the input stays open, for whoever attaches next."""
+async def _shim_input(client: ShimClient, sending: asyncio.Lock, source: Input, once: bool, stays: bool) -> None:
+    """Without `once` the container's input stays open, for whoever attaches next. Unless the session stays, the shim is
+    asked for an answer after the last byte: what it has not read when its client leaves would be lost."""
     while data := await source.read():
         for start in range(0, len(data), frames.MAX_PAYLOAD):
             await _send(client, sending, frames.encode_stdin(data[start : start + frames.MAX_PAYLOAD]))
     if once:
         await _send(client, sending, frames.encode(frames.STDIN_EOF))
+    if not stays:
+        await _send(client, sending, frames.encode(frames.STATUS))
 
 
 async def _shim_sizes(client: ShimClient, sending: asyncio.Lock, sizes: AsyncIterator[Size]) -> None:
@@ -304,10 +319,10 @@ async def attach_url(node: Node, request: api.AttachRequest) -> api.AttachRespon
         raise FailedPrecondition(f"container {container.id[:12]} is not running")
     asked = Attach(
         container=container.id,
-        tty=container.config.tty,
+        tty=request.tty,  # which streams the client opens; the container's own terminal is another matter
         stdin=request.stdin,
         stdout=request.stdout,
-        stderr=request.stderr and not container.config.tty,
+        stderr=request.stderr,
     )
     return api.AttachResponse(url=node.stream_server.url(asked))
 

@@ -291,6 +291,44 @@ def test_input_once_ends_with_the_first_client(pod: Pod, connect: Connect) -> No
     assert container.ended().exit_code == 0
 
 
+@pytest.mark.parametrize("tty", [False, True])
+def test_a_session_ends_with_its_input_where_the_containers_stays_open(pod: Pod, connect: Connect, tty: bool) -> None:
+    """And none of that input is lost, though the container takes its time; what it answers at once is passed on."""
+    script = "read first; echo <$first>; sleep 1; n=0; while read line; do n=$((n+1)); echo $n; done"
+    container = pod.run("sh", "-c", script.replace("<", "'<'").replace(">", "'>'"), stdin=True, tty=tty)
+    lines = 200 if tty else 20_000  # of a terminal no more is kept than 4,095 characters
+
+    async def work() -> None:
+        url = attach_url(container, stdin=True, stdout=True, tty=tty)
+        async with connect(url, "stdin", "stdout", *(["resize"] if tty else [])) as session:
+            await session.send("stdin", b"go\n" + b"0123456789\n" * lines)
+            await session.end("stdin")
+            stdout, _, status = await session.rest()
+            assert b"<go>" in stdout
+            assert status.exit_code in (None, 0)
+
+    run(work())
+    assert container.status.state == api.CONTAINER_RUNNING
+    wait_for(lambda: ("stdout", "F", f"{lines}") in [(*line[:2], line[2].rstrip("\r")) for line in container.lines()],
+             "all of the input to be read")  # fmt: skip
+
+
+@pytest.mark.parametrize("tty", [False, True])
+def test_attach_to_a_container_that_is_otherwise(pod: Pod, connect: Connect, tty: bool) -> None:
+    """With the streams of a terminal to one that has none, and the reverse: as crictl does that is told so."""
+    container = pod.run("sh", "-c", "read x; echo out-of-$x; read x; echo err-of-$x >&2; cat", stdin=True, tty=tty)
+
+    async def work() -> None:
+        url = attach_url(container, stdin=True, stdout=True, stderr=tty, tty=not tty)
+        async with connect(url, "stdin", "stdout", "stderr" if tty else "resize") as session:
+            await session.send("stdin", b"one\n")
+            await session.until(b"out-of-one")
+            await session.send("stdin", b"two\n")
+            await session.until(b"err-of-two")
+
+    run(work())
+
+
 def test_attach_to_a_terminal(pod: Pod, connect: Connect) -> None:
     container = pod.run("sh", stdin=True, tty=True)
 

@@ -81,7 +81,8 @@ class Backend(Protocol):
         """Runs a command to its end; its exit status."""
 
     async def attach(self, request: Attach, stdio: Stdio) -> None:
-        """Passes streams of the first process until it ends, or standard input and nothing else is wanted and ends."""
+        """Passes streams of the first process until it ends, or until the client's input does, where that is not also
+        the end of the container's."""
 
     async def port_forward(self, sandbox: str, port: int, connection: Duplex) -> None:
         """Connects to a port in the pod, and passes bytes until both directions have ended."""

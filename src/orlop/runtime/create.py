@@ -462,6 +462,9 @@ class _Making:
             self.netlink = os.dup(fds[0])
             self.moved = net_devices.move(self.linux.net_devices, pid, fds[0])
 
+    def _at_network(self, pid: int, fds: Sequence[int]) -> None:
+        """What there is to do has been done at Sync("created")."""
+
     def _at_idmaps(self, pid: int, fds: Sequence[int]) -> None:
         self._map(pid)
 

@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from tests.harness import Orlop
+from tests.harness import Orlop, wait_for
 
 from orlop.engine.config import ContainerConfig, DeviceRequest, Limits, MountRequest, NetworkRequest, PortBinding
 from orlop.engine.engine import Engine
@@ -99,7 +99,7 @@ def test_container_that_cannot_start_can_be_looked_at(orlop: Orlop, words: tuple
     state = orlop.state_of("dud")
     assert state["Running"] is False
     assert says in state["Error"]
-    assert not orlop.processes()
+    wait_for(lambda: not orlop.processes(), "its supervisor to leave")
     orlop("rm", "dud")
     orlop.refused("run", "--rm", *words, code=125)
     assert orlop.out("ps", "-aq") == ""

@@ -33,10 +33,10 @@ def main(options: Options, context: Context) -> int:
     from orlop.daemon.config import load
     from orlop.daemon.needs import check
     from orlop.spec.errors import InvalidArgument
-    from orlop.sys import heaps
+    from orlop.sys import heaps, text
 
-    for flag, text in (("--socket", options.socket), ("--cri-socket", options.cri_socket)):
-        if text and (not text.startswith("/") or len(os.fsencode(text)) > 107):
+    for flag, path in (("--socket", options.socket), ("--cri-socket", options.cri_socket)):
+        if path and (not path.startswith("/") or len(os.fsencode(path)) > 107):
             raise InvalidArgument(f"{flag}: want an absolute path of at most 107 bytes")
 
     def read() -> Config:
@@ -50,6 +50,7 @@ def main(options: Options, context: Context) -> int:
     import orlop.daemon.slim  # noqa: F401 - before what it is about
     from orlop.daemon.serve import serve
 
+    text.leave_to_cache()  # while there is one thread
     return serve(config, read)
 
 

@@ -8,7 +8,6 @@ was half made, or changed under us.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from hashlib import blake2s
 
 import msgspec
 
@@ -16,6 +15,11 @@ from orlop.network.addresses import ip_address, ip_network
 from orlop.network.records import Attachment, Names, Network, PublishedPort, Subnet
 from orlop.network.rules import EVERYWHERE, drop_table, network_elements, port_elements
 from orlop.spec.errors import InvalidArgument
+
+try:  # what hashlib would give, but for OpenSSL, which it loads for the others
+    from _blake2 import blake2s
+except ImportError:
+    from hashlib import blake2s
 
 IPv4, IPv6 = 4, 6
 DEFAULT_TAG_OF = "/var/lib/orlop/networks"

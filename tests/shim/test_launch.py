@@ -184,7 +184,9 @@ def test_the_plan_may_come_while_the_shim_starts(tmp_path: Path, started: list[S
     assert outcome(shim.client) == (b"late\n", 0)
 
 
-def test_what_fails_meanwhile_leaves_nothing_running(tmp_path: Path, started: list[Shim]) -> None:
+@pytest.mark.parametrize("connect", [True, False])
+def test_what_fails_meanwhile_leaves_nothing_running(tmp_path: Path, started: list[Shim], connect: bool) -> None:
+    """And nobody else is called to clean up what the caller undoes."""
     program, own = launch_program(), children()
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
@@ -194,11 +196,11 @@ def test_what_fails_meanwhile_leaves_nothing_running(tmp_path: Path, started: li
 
     on_exit = ["/bin/touch", str(tmp_path / "cleaned")]
     with nothing_more_open(), ours, theirs, pytest.raises(KeyboardInterrupt):
-        spawn.start("c", tmp_path, theirs.fileno(), program, connect=True, on_exit=on_exit, meanwhile=meanwhile)
+        spawn.start("c", tmp_path, theirs.fileno(), program, connect=connect, on_exit=on_exit, meanwhile=meanwhile)
     os.close(program)
-    while not (tmp_path / "cleaned").exists():
-        pass
-    assert read_state(tmp_path).reality == "stopped"
+    wait_for(lambda: read_state(tmp_path).reality == "stopped", "the end to be recorded")
+    wait_for(lambda: not (tmp_path / "shim.sock").exists(), "the shim to leave")
+    assert not (tmp_path / "cleaned").exists()
     assert children() <= own
 
 

@@ -88,11 +88,12 @@ class Sessions:
 
     async def attach(self, request: Attach, stdio: Stdio) -> None:
         """Where the container's input stays open for the next who attaches, the end of the client's is that of the
-        session, as with containerd and CRI-O: `kubectl run -i --leave-stdin-open` waits for it."""
+        session, as with containerd and CRI-O: `kubectl run -i --leave-stdin-open` waits for it. Where the container has
+        no input, it means nothing."""
         client, config = await self._node.begin(lambda made: made[0].close(), self._attached, request)
         sending, fed = asyncio.Lock(), asyncio.Event()
         once = config.stdin_once and not config.tty
-        stays = once and (request.stdout or request.stderr)
+        stays = (once or not config.open_stdin) and (request.stdout or request.stderr)
         with client:
             passing = asyncio.create_task(_shim_output(client, _outputs(stdio, config.tty or request.tty), fed))
             tasks: list[asyncio.Task[Any]] = [passing, asyncio.create_task(fed.wait())]

@@ -81,8 +81,8 @@ def start(
     owner before anything runs, so that no moment is left in which an early end could go unnoticed. With `pid_file` the
     plan becomes another runtime, which makes the container, writes its first process's number there, and leaves. With
     `tell_senders` the kernel adds to each message on that socket whose it is (unix(7), SO_PASSCRED). `meanwhile` is
-    called when the shim is on its way, with descriptors of its own; what it raises is raised here, and the helper gives
-    up. A daemon has a `spawner`, whose environment it then has.
+    called when the shim is on its way, with descriptors of its own; what it raises is raised here, the helper gives up,
+    and what `on_exit` would do is the caller's. A daemon has a `spawner`, whose environment it then has.
 
     Raises the kind of error that fits when the shim can't start: FailedPrecondition where one already runs.
     """
@@ -110,9 +110,9 @@ def start(
             if meanwhile is not None:
                 meanwhile()
         except BaseException:
-            control.close()
             with suppress(OrlopError):
                 _await_ready(ready, pid, container_id)
+                _take_care(directory, ours)
             raise
         shim_pid = _await_ready(ready, pid, container_id)
     except BaseException:
@@ -127,6 +127,14 @@ def start(
         if theirs is not None:
             theirs.close()
     return control, Shim(shim_pid, directory, ShimClient(directory, ours) if ours is not None else None)
+
+
+def _take_care(directory: Path, ours: socket.socket | None) -> None:
+    """Have the shim of a start that has failed run no on-exit program: who is told of the failure undoes it."""
+    with ShimClient(directory, None if ours is None else ours.dup()) as client:
+        if ours is None:
+            client.own()
+        client.done()
 
 
 def _arguments(

@@ -313,6 +313,19 @@ def test_a_session_ends_with_its_input_where_the_containers_stays_open(pod: Pod,
              "all of the input to be read")  # fmt: skip
 
 
+def test_the_end_of_input_means_nothing_to_a_container_without(pod: Pod, connect: Connect) -> None:
+    container = pod.run("sh", "-c", "while [ ! -e /go ]; do usleep 20000; done; echo later; sleep 1000")
+
+    async def work() -> None:
+        async with connect(attach_url(container, stdin=True, stdout=True), "stdin", "stdout") as session:
+            await session.end("stdin")
+            await asyncio.sleep(0.5)
+            await asyncio.to_thread(container.sh, "touch /go")
+            await session.until(b"later\n")
+
+    run(work())
+
+
 @pytest.mark.parametrize("tty", [False, True])
 def test_attach_to_a_container_that_is_otherwise(pod: Pod, connect: Connect, tty: bool) -> None:
     """With the streams of a terminal to one that has none, and the reverse: as crictl does that is told so."""

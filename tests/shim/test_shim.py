@@ -66,6 +66,16 @@ def test_signal_ends_the_process(lab: Lab, number: int) -> None:
     assert (ended.status, ended.signal) == (128 + number, number)
 
 
+def test_an_end_from_before_the_wait_is_told_though_the_shim_has_left(lab: Lab) -> None:
+    shim = lab.start("read -r go; exit 7", stdin=True)
+    with lab.client() as client:
+        client.end_stdin()
+        lab.until(lambda: lab.gone(shim))
+        ended = client.wait(10)
+    assert ended is not None
+    assert ended.status == 7
+
+
 def test_wait_gives_up_after_its_time(lab: Lab) -> None:
     lab.start("exec sleep 60")
     with lab.client() as client:

@@ -113,7 +113,10 @@ class ShimClient:
         """How the container ended, or None when it has not within `timeout` seconds. Raises Aborted where the caller
         has gone meanwhile."""
         if self._ended is None:
-            self.send(frames.encode(frames.WAIT))
+            try:
+                self.send(frames.encode(frames.WAIT))
+            except Unavailable:
+                pass  # what it has said or written before tells
         deadline = None if timeout is None else time.monotonic() + timeout
         while self._ended is None:
             left = None if deadline is None else max(0.0, deadline - time.monotonic())

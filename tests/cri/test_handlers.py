@@ -71,7 +71,7 @@ def test_the_whole_life_of_a_pod(daemon: Daemon, client: Client, busybox: str, t
         busybox,
         "sh",
         "-c",
-        "echo out; echo err >&2; trap 'exit 7' TERM; while :; do sleep 0.1; done",
+        "trap 'exit 7' TERM; echo out; echo err >&2; while :; do sleep 0.1; done",
         log_path="main/0.log",
         linux=api.LinuxContainerConfig(resources=limits),
     )
@@ -104,9 +104,8 @@ def test_a_command_that_takes_too_long_is_ended(client: Client, busybox: str, ha
     client.StartContainer(container_id=container)
     call = lambda: client.ExecSync(container_id=container, cmd=["sleep", "777"], timeout=1)  # noqa: E731
     refused(call, grpc.StatusCode.DEADLINE_EXCEEDED)
-    answer = client.ExecSync(container_id=container, cmd=["ps"])
+    wait_for(lambda: b"777" not in client.ExecSync(container_id=container, cmd=["ps"]).stdout, "the command to go", 5)
     client.RemovePodSandbox(pod_sandbox_id=pod)
-    assert b"777" not in answer.stdout
 
 
 @pytest.mark.parametrize("told", [False, True])

@@ -39,8 +39,8 @@ def test_size_is_that_of_the_users_terminal_and_follows_it(bash: Terminal) -> No
     bash.type("trap 'echo changed' WINCH\n")
     bash.expect("ready> $")
     bash.resize(50, 132)
-    bash.type("stty size\n")
-    bash.expect("50 132")
+    bash.type("until stty size | grep '50 132'; do sleep 0.05; done; echo size-$?\n")
+    bash.expect("size-0")
     bash.type("exit\n")
     assert bash.wait() == 0
 
@@ -130,8 +130,8 @@ def test_exec_on_a_terminal(orlop: Orlop, terminal: Open) -> None:
     inside.type("stty size; tty\n")
     inside.expect(r"21 71\r\n/dev/pts/\d")
     inside.resize(33, 99)
-    inside.type("stty size\n")
-    inside.expect("33 99")
+    inside.type("until stty size | grep '33 99'; do sleep 0.05; done; echo size-$?\n")
+    inside.expect("size-0")
     inside.type("exit 6\n")
     assert inside.wait() == 6
 

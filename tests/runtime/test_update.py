@@ -84,7 +84,7 @@ class TestOnARealContainer:
 
     def test_events_tell_of_kills_and_end_with_the_container(self, lab: Lab) -> None:  # noqa: F811
         greedy = "x=aaaaaaaa; while true; do x=$x$x; done"
-        script = f"until [ -e /tmp/go ]; do sleep 0.1; done; sh -c '{greedy}' 2>/dev/null; sleep 1"
+        script = f"until [ -e /tmp/go ]; do sleep 0.1; done; sh -c '{greedy}' 2>/dev/null; sleep 3"
         lab.up("sh", "-c", script, linux__resources={"memory": {"limit": 16 << 20, "swap": 16 << 20}})
         words = lab.command("events", "--interval", "500ms", lab.id())
         environment = os.environ | {"PYTHONPATH": str(SOURCE)}

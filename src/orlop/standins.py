@@ -27,6 +27,9 @@ DEFERRED: dict[str, tuple[str, ...]] = {
     "selectors": (),  # socket, for sendfile
     "array": (),  # socket, for send_fds
     "importlib.metadata": ("version",),  # urllib3, for HTTP/2
+    "mimetypes": (),  # urllib3, for forms
+    "calendar": (),  # email, for dates
+    "stringprep": (),  # encodings.idna, for hosts that are not ASCII
 }
 
 

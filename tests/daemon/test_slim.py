@@ -38,7 +38,10 @@ assert ssl.create_default_context().check_hostname
 assert typing_extensions.Self is typing.Self and typing_extensions.deprecated
 assert sys.modules["typing_extensions"].__file__
 import orlop.distribution.client
-assert "urllib3" in sys.modules and "zipfile" not in sys.modules
+assert "urllib3" in sys.modules
+seldom = {{"zipfile", "mimetypes", "stringprep"}}
+assert not seldom & set(sys.modules), seldom & set(sys.modules)
+assert "b\u00fccher.example".encode("idna") == b"xn--bcher-kva.example" and "stringprep" in sys.modules
 from importlib.metadata import version
 assert version("urllib3") and "zipfile" in sys.modules
 """

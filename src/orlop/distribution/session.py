@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Callable, Collection, Mapping
 
@@ -41,6 +40,8 @@ class Retry(msgspec.Struct, frozen=True):
             return None
         if asked is not None:
             return asked if asked <= self.patience else None
+        import random  # seldom needed
+
         return min(self.longest, self.base * 2.0**attempt) * random.uniform(0.75, 1.25)
 
     def wait(self, attempt: int, asked: float | None = None) -> bool:

@@ -21,6 +21,8 @@ from orlop.spec.errors import DeadlineExceeded, FailedPrecondition, OrlopError, 
 from orlop.standins import deferred
 
 with deferred():
+    import encodings.idna  # noqa: F401 - as every connection does
+
     import urllib3
 
 Response = urllib3.BaseHTTPResponse

@@ -23,30 +23,40 @@ with deferred():
     import sqlite3
 
 BUSY_TIMEOUT = 30.0  # seconds that a writer waits for another one
+KEPT = 4  # connections that stay open when nobody uses them
 RESERVE = 1 << 20  # bytes of the file that is given up on a full disk
 
 
 class Database:
-    """A handle on `orlop.db`; one connection per thread. Use `close` or a `with` block to end this thread's."""
+    """A handle on `orlop.db` for any number of threads. Work has a connection to itself, of the free ones the one that
+    was used last, and few stay open: each costs a tenth of a megabyte. Use `close` or a `with` block to end those."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._local = _local()
+        self._free: list[sqlite3.Connection] = []
+        self._pid = os.getpid()
+        self._mine = _local()  # .connection: of the transaction that this thread is in
 
     def read(self, sql: str, arguments: Sequence[Any] = ()) -> list[sqlite3.Row]:
         """The rows of one query, each a `sqlite3.Row` (by index and by column name)."""
+        within: sqlite3.Connection | None = getattr(self._mine, "connection", None)
+        connection = within or self._take()
         try:
-            return self._connection().execute(sql, arguments).fetchall()
+            return connection.execute(sql, arguments).fetchall()
         except sqlite3.Error as error:
             raise _translated(error, self.path) from error
+        finally:
+            if within is None:
+                self._put_back(connection)
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """One atomic change. An exception rolls it back. Transactions of one thread do not nest."""
-        connection = self._connection()
+        connection = self._take()
         make_room(self.path)
         try:
             connection.execute("BEGIN IMMEDIATE")
+            self._mine.connection = connection
             try:
                 yield connection
             except BaseException:
@@ -55,25 +65,34 @@ class Database:
             connection.commit()
         except sqlite3.Error as error:
             raise _translated(error, self.path) from error
+        finally:
+            self._mine.connection = None
+            self._put_back(connection)
 
     def close(self) -> None:
-        """Close this thread's connection, if it has one."""
-        connection = getattr(self._local, "connection", None)
-        if connection is not None:
-            connection.close()
-            self._local.connection = None
+        """Close the connections that nobody uses."""
+        if self._pid == os.getpid():
+            while self._free:
+                self._free.pop().close()
 
-    def _connection(self) -> sqlite3.Connection:
-        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
-        if connection is None or self._local.pid != os.getpid():
-            connection = self._local.connection = self._open()
-            self._local.pid = os.getpid()
-        return connection
+    def _take(self) -> sqlite3.Connection:
+        if self._pid != os.getpid():  # forked: the mother's are kept and never used, for closing would end her locks
+            self._mothers, self._free, self._pid = self._free, [], os.getpid()
+        try:
+            return self._free.pop()
+        except IndexError:
+            return self._open()
+
+    def _put_back(self, connection: sqlite3.Connection) -> None:
+        if len(self._free) < KEPT and not connection.in_transaction:
+            self._free.append(connection)
+        else:
+            connection.close()
 
     def _open(self) -> sqlite3.Connection:
         make_room(self.path)
         with _errors(self.path):
-            connection = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT, isolation_level=None)
+            connection = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False)
             connection.row_factory = sqlite3.Row
             connection.execute("PRAGMA synchronous=NORMAL")
             connection.execute("PRAGMA foreign_keys=ON")

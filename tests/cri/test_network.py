@@ -315,7 +315,7 @@ def test_a_hanging_plugin_ends_with_the_call(node: Daemon, calls: Client, how: s
     (node.cni / "10-net.conflist").write_bytes(conflist({"type": "fake"}))
     config = pod_config()
     if how == "deadline":
-        refused(lambda: calls.RunPodSandbox(config=config, within=1), grpc.StatusCode.DEADLINE_EXCEEDED)
+        refused(lambda: calls.RunPodSandbox(config=config, within=3), grpc.StatusCode.DEADLINE_EXCEEDED)
     else:
         call = calls._calls["RunPodSandbox"].future(api.RunPodSandboxRequest(config=config))
         wait_for(lambda: pids.exists() and len(pids.read_text().split()) == 2, "the plugin")

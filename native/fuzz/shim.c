@@ -167,6 +167,25 @@ static void arguments(const u8 *data, size_t size)
 	memset(&config, 0, sizeof config);
 }
 
+/* A request to a spawner, and what the shim then shows of it where `how` says how much room there is. */
+static void requests(const u8 *data, size_t size, unsigned how)
+{
+	static char shown[300];
+	size_t room = 4 + how;
+	int n;
+	if (size > sizeof request)
+		size = sizeof request;
+	memcpy(request, data, size);
+	n = split(size);
+	MUST(n >= 0 && n <= MAX_WORDS && (!n || !words[n]));
+	for (int i = 0; i < n; i++)
+		MUST(words[i] >= request && words[i] + strlen(words[i]) < request + size);
+	memset(shown, 'x', sizeof shown);
+	shown[room] = 0;
+	show(shown, shown + 2, n, words);
+	MUST(shown[room] == '.' && strlen(shown) < room && shown[room + 1] == 'x');
+}
+
 int LLVMFuzzerTestOneInput(const u8 *data, size_t size);
 int LLVMFuzzerTestOneInput(const u8 *data, size_t size)
 {
@@ -177,11 +196,12 @@ int LLVMFuzzerTestOneInput(const u8 *data, size_t size)
 		ready_fd = open("/dev/null", O_WRONLY);
 	for (u32 i = 0; i < MAX_EXECS; i++)
 		execs[i].report = -1;
-	switch (data[0] & 3) {
+	switch ((data[0] & 7) == 4 ? 4 : data[0] & 3) {
 	case 0: frames(data + 2, size - 2, data[1]); break;
 	case 1: log_lines(data + 2, size - 2, data[1]); break;
 	case 2: reports(data + 2, size - 2); break;
 	case 3: arguments(data + 2, size - 2); break;
+	case 4: requests(data + 2, size - 2, data[1]); break;
 	}
 	return 0;
 }

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -66,6 +68,73 @@ def test_killed_shim_takes_its_container_along_and_no_other(daemon: Daemon, clie
     assert client.ContainerStatus(container_id=other).status.state == api.CONTAINER_RUNNING
     assert pod_state(client, pod) == api.SANDBOX_READY
     client.RemovePodSandbox(pod_sandbox_id=pod)
+
+
+def spawners(daemon: Daemon) -> list[int]:
+    """The process that forks the daemon's shims, if there is one now; some thread's child."""
+    assert daemon.process is not None
+    found = []
+    for children in Path(f"/proc/{daemon.process.pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            for name in children.read_text().split():
+                if Path(f"/proc/{name}/cmdline").read_bytes().rstrip(b"\0") == b"orlop-shim --spawner":
+                    found.append(int(name))
+    return found
+
+
+def test_killed_spawner_takes_nobody_along_and_has_a_successor(daemon: Daemon, client: Client, busybox: str) -> None:
+    config = pod_config()
+    pod = client.RunPodSandbox(config=config).pod_sandbox_id
+    before = running(client, pod, config, busybox, "sleep", "1000", name="before")
+    (spawner,) = spawners(daemon)
+    kill(spawner)
+    wait_for(lambda: start_time(spawner) is None, "its end")
+    after = running(client, pod, config, busybox, "sleep", "1000", name="after")
+    assert spawners(daemon) not in ([], [spawner])
+    for identifier in (before, after):
+        assert client.ContainerStatus(container_id=identifier).status.state == api.CONTAINER_RUNNING
+        assert client.ExecSync(container_id=identifier, cmd=["true"]).exit_code == 0
+    client.RemovePodSandbox(pod_sandbox_id=pod)
+
+
+def test_spawner_killed_again_and_again_under_load(daemon: Daemon, busybox: str) -> None:
+    """A start that it was asked for and had not yet begun fails, and leaves nothing; no other does."""
+    over = threading.Event()
+    made: list[str] = []
+    said: list[str] = []
+
+    def work() -> None:
+        client = Client(daemon.socket)
+        while not over.is_set():
+            config = pod_config()
+            try:
+                pod = client.RunPodSandbox(config=config).pod_sandbox_id
+                running(client, pod, config, busybox, "sleep", "1000")
+                made.append(pod)
+                client.RemovePodSandbox(pod_sandbox_id=pod)
+            except grpc.RpcError as error:
+                said.append(error.details() or "")
+        client.channel.close()
+
+    workers = [threading.Thread(target=work, daemon=True) for _ in range(4)]
+    for worker in workers:
+        worker.start()
+    try:
+        for killed in range(20):
+            wait_for(lambda: spawners(daemon), "a spawner")
+            wait_for(lambda killed=killed: len(made) >= 2 * killed, "pods")  # type: ignore[misc]
+            for spawner in spawners(daemon):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(spawner, 9)
+    finally:
+        over.set()
+        for worker in workers:
+            worker.join()
+    assert all("ended before" in text for text in said), said
+    client = Client(daemon.socket)
+    for pod in client.ListPodSandbox().items:  # whose container could not be started
+        client.RemovePodSandbox(pod_sandbox_id=pod.id)
+    client.channel.close()
 
 
 @pytest.mark.parametrize("victim", ["shim", "pause"])

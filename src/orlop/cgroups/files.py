@@ -5,22 +5,18 @@ from __future__ import annotations
 import errno
 import os
 
+from orlop.sys.files import read_text
+
 
 def read(path: str) -> str:
     """The whole content of a file. Raises FileNotFoundError too where its group goes once it is open (ENODEV,
     fs/kernfs/file.c)."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        data = b""
-        while chunk := os.read(fd, 1 << 16):
-            data += chunk
+        return read_text(path)
     except OSError as error:
         if error.errno != errno.ENODEV:
             raise
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path) from None
-    finally:
-        os.close(fd)
-    return data.decode("utf-8", "replace")
 
 
 def write_file(path: str, value: str) -> None:

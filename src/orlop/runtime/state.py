@@ -27,6 +27,7 @@ from orlop.spec.errors import (
     from_os,
 )
 from orlop.spec.runtime import RuntimeSpec, State, parse_runtime_spec
+from orlop.sys.files import read_bytes
 from orlop.sys.procfs import boot_id, start_time
 
 Phase = Literal["creating", "created", "running"]
@@ -138,7 +139,7 @@ class Store:
     def load(self, identifier: str) -> Record:
         """The record. Raises NotFound, also for what is left of a container that was never recorded."""
         try:
-            data = _read(self.path(identifier, STATE))
+            data = read_bytes(self.path(identifier, STATE))
             self._check_owner(identifier)
             return decode(data, Record, STATE)
         except FileNotFoundError:
@@ -155,7 +156,7 @@ class Store:
     def spec(self, identifier: str) -> RuntimeSpec:
         """The configuration that the container was made from."""
         try:
-            data = _read(self.path(identifier, CONFIG))
+            data = read_bytes(self.path(identifier, CONFIG))
         except OSError as error:
             raise from_os(error, "read configuration") from error
         if self._parsed is None or self._parsed[0] != data:
@@ -212,18 +213,6 @@ def _published(record: Record) -> dict[str, object]:
         "owner": str(record.owner),
         "external_descriptors": msgspec.json.encode(record.descriptors).decode(),
     }
-
-
-def _read(path: str) -> bytes:
-    """What open() would take three times as long for, which a command does several times."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        data = b""
-        while chunk := os.read(fd, 1 << 16):
-            data += chunk
-        return data
-    finally:
-        os.close(fd)
 
 
 def _remove_directory(path: str) -> None:

@@ -11,7 +11,8 @@ SELDOM = set(
     "ssl _ssl urllib3 email http.client zipfile wsproto difflib google.protobuf.json_format google.protobuf.text_format"
     " google.protobuf.internal.python_message google.protobuf.text_encoding inspect ast dis subprocess locale calendar"
     " datetime asyncio.sslproto pkgutil bz2 lzma fractions secrets random h11 orlop.cgroups.systemd orlop.wire.dbus"
-    " orlop.cri.checkpoints orlop.cri.pod_checkpoints orlop.engine.checkpoints.restore orlop.runtime.criu".split()
+    " orlop.cri.metrics orlop.daemon.metrics orlop.cri.checkpoints orlop.cri.pod_checkpoints"
+    " orlop.engine.checkpoints.restore orlop.runtime.criu".split()
 )
 PROGRAM = f"""
 import sys

@@ -16,7 +16,6 @@ from orlop.cri import (
     exec,
     images,
     methods,
-    metrics,
     pods,
     sessions,
     stats,
@@ -32,6 +31,25 @@ log = logging.getLogger("orlop.cri")
 
 
 # What few nodes are ever asked for is imported with the first call.
+
+
+async def _metric_descriptors(node: Node, request: Any) -> Any:
+    from orlop.cri import metrics
+
+    return await metrics.descriptors(node, request)
+
+
+async def _pod_metrics(node: Node, request: Any) -> Any:
+    from orlop.cri import metrics
+
+    return await metrics.pods(node, request)
+
+
+async def _pod_metrics_stream(node: Node, request: Any) -> AsyncIterator[Any]:
+    from orlop.cri import metrics
+
+    async for answer in metrics.stream(node, request):
+        yield answer
 
 
 async def _checkpoint_container(node: Node, request: Any) -> Any:
@@ -78,9 +96,9 @@ RUNTIME: Mapping[str, Callable[..., Any]] = {
     "UpdateContainerResources": updates.container,
     "UpdatePodSandboxResources": updates.pod,
     "GetContainerEvents": events.stream,
-    "ListMetricDescriptors": metrics.descriptors,
-    "ListPodSandboxMetrics": metrics.pods,
-    "StreamPodSandboxMetrics": metrics.stream,
+    "ListMetricDescriptors": _metric_descriptors,
+    "ListPodSandboxMetrics": _pod_metrics,
+    "StreamPodSandboxMetrics": _pod_metrics_stream,
     "CheckpointContainer": _checkpoint_container,
     "CheckpointPod": _checkpoint_pod,
     "RestorePod": _restore_pod,

@@ -16,7 +16,7 @@ import socket
 import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc.aio
 import msgspec
@@ -26,7 +26,7 @@ from orlop.cri.network import PodNetwork
 from orlop.cri.node import Node
 from orlop.cri.sessions import Sessions
 from orlop.cri.settings import Settings
-from orlop.daemon import activation, metrics, notify
+from orlop.daemon import activation, notify
 from orlop.daemon.activation import Passed
 from orlop.daemon.config import Config, at_once, keys
 from orlop.daemon.logs import configure
@@ -36,6 +36,9 @@ from orlop.engine.engine import Engine
 from orlop.shim.spawner import Spawner
 from orlop.spec.errors import AlreadyExists, OrlopError, Unimplemented, os_errors
 from orlop.sys.lock import lock_file
+
+if TYPE_CHECKING:
+    from orlop.daemon import metrics
 
 log = logging.getLogger("orlop.daemon")
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -85,7 +88,7 @@ class Daemon:
         self._engine.spawner = Spawner()
         self._node = Node(self._engine, _settings(config), config.daemon.workers)
         self._node.calls.after = Trimmer(self._node.submit).call_ended
-        self._metrics = metrics.Server(self._node)
+        self._metrics: metrics.Server | None = None
         self._relay: activation.Relay | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -121,6 +124,9 @@ class Daemon:
         await _recover(node)
         self._engine.networks.keep()
         if config.metrics.address:
+            from orlop.daemon import metrics
+
+            self._metrics = metrics.Server(self._node)
             await self._metrics.start(config.metrics.address)
             log.info("serving metrics on http://%s/metrics", self._metrics.address)
         await node.serve_streams(Sessions(node))
@@ -149,7 +155,8 @@ class Daemon:
             self._relay.close()
 
     async def _leave(self) -> None:
-        await self._metrics.close()
+        if self._metrics is not None:
+            await self._metrics.close()
         if self._node.calls.tracer is not None:
             await asyncio.to_thread(self._node.calls.tracer.close)
         closing = asyncio.create_task(self._node.close())

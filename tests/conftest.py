@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,9 @@ def _stretched(timeout: float | None) -> float | None:
 
 if SLOWER > 1:
     subprocess.Popen = _Patient  # type: ignore[misc]
+
+if len(tempfile.gettempdir()) > 24:  # a socket's path has at most 107 bytes, and pytest's directories have long names
+    os.environ["TMPDIR"] = tempfile.tempdir = "/tmp"
 
 os.umask(0o022)  # the tests' own files and roots are to be had by others, whatever their caller's are
 

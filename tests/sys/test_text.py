@@ -11,7 +11,7 @@ PROGRAM = f"""
 import sys
 sys.path[:0] = [{str(SOURCE)!r}, *{[path for path in sys.path if "packages" in path]!r}]
 import ctypes, mmap, os, re, sqlite3, tempfile
-from orlop.sys import text
+from orlop.sys.text import Text
 from orlop.sys.syscalls import libc
 
 def resident():
@@ -35,6 +35,7 @@ changed, same = private(True), private(False)
 ctypes.string_at(same[1], 4)
 sqlite3.connect(":memory:").execute("SELECT 1")
 before, own = resident()
+text = Text()
 text.leave_to_cache()
 after, kept = resident()
 print(before, after)
@@ -46,6 +47,7 @@ assert sqlite3.connect(":memory:").execute("SELECT 2").fetchone() == (2,)
 import decimal, json, ssl
 assert ssl.create_default_context() and json.loads("[1]") == [1] and decimal.Decimal(1) / 4 == decimal.Decimal("0.25")
 text.leave_to_cache()
+Text().leave_to_cache()
 print("lives")
 """
 

@@ -36,6 +36,7 @@ from orlop.engine.engine import Engine
 from orlop.shim.spawner import Spawner
 from orlop.spec.errors import AlreadyExists, OrlopError, Unimplemented, os_errors
 from orlop.sys.lock import lock_file
+from orlop.sys.text import Text
 
 if TYPE_CHECKING:
     from orlop.daemon import metrics
@@ -64,7 +65,7 @@ def serve(config: Config, read: Callable[[], Config]) -> int:
     if held is None:
         raise AlreadyExists(f"a daemon is listening on {config.cri.socket} already")
     try:
-        return asyncio.run(Daemon(config, read, passed).run())
+        return asyncio.run(Daemon(config, read, passed, Text()).run())
     finally:
         lock.unlink()
         os.close(held)
@@ -73,8 +74,9 @@ def serve(config: Config, read: Callable[[], Config]) -> int:
 class Daemon:
     """One run of the daemon, from its start to its end."""
 
-    def __init__(self, config: Config, read: Callable[[], Config], passed: Passed) -> None:
+    def __init__(self, config: Config, read: Callable[[], Config], passed: Passed, text: Text) -> None:
         self._config = config
+        self._text = text
         self._read = read
         self._passed = passed
         self._stop = asyncio.Event()
@@ -105,6 +107,7 @@ class Daemon:
             gc.set_threshold(*_GARBAGE)  # that of a command that ends soon lets a daemon grow
             gc.collect()
             gc.freeze()
+            self._text.leave_to_cache()
             notify.ready()
             if period := notify.watchdog():
                 self._begin(lambda: _watch(period))

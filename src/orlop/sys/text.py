@@ -13,16 +13,21 @@ _HEAD = re.compile(rb"([0-9a-f]+)-([0-9a-f]+) (\S{4}) \S+ \S+ (\d+)")
 _OWN = (b"Anonymous:", b"Swap:")  # pages that are not the file's any more
 
 
-def leave_to_cache() -> None:
-    """Take what is only read of files (text, constants) out of this process's map: what a start runs through is several
-    times what is used ever after. The pages stay in the page cache; those that are used again come back from there,
-    sixteen at a time, without reading a disk (madvise(2), MADV_DONTNEED).
+class Text:
+    """What a process only reads of its files (text, constants) and has in its map when this is made. It has one thread
+    then: another might be loading a library, whose parts still change what they are."""
 
-    For a process that has one thread: another may be loading a library meanwhile, whose parts change what they are.
-    """
-    with os_errors("leave text to the page cache"):
-        for start, end in [*_mappings()]:
-            libc("madvise", start, end - start, _MADV_DONTNEED)
+    def __init__(self) -> None:
+        with os_errors("read what is mapped"):
+            self._mappings = tuple(_mappings())
+
+    def leave_to_cache(self) -> None:
+        """Take it out of the map: what a start runs through is several times what is used ever after. The pages stay in
+        the page cache; those that are used again come back from there, sixteen at a time, without reading a disk
+        (madvise(2), MADV_DONTNEED)."""
+        with os_errors("leave text to the page cache"):
+            for start, end in self._mappings:
+                libc("madvise", start, end - start, _MADV_DONTNEED)
 
 
 def _mappings() -> Iterator[tuple[int, int]]:

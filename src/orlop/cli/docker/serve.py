@@ -33,7 +33,7 @@ def main(options: Options, context: Context) -> int:
     from orlop.daemon.config import load
     from orlop.daemon.needs import check
     from orlop.spec.errors import InvalidArgument
-    from orlop.sys import heaps, text
+    from orlop.sys import heaps
 
     for flag, path in (("--socket", options.socket), ("--cri-socket", options.cri_socket)):
         if path and (not path.startswith("/") or len(os.fsencode(path)) > 107):
@@ -50,7 +50,6 @@ def main(options: Options, context: Context) -> int:
     import orlop.daemon.slim  # noqa: F401 - before what it is about
     from orlop.daemon.serve import serve
 
-    text.leave_to_cache()  # while there is one thread
     return serve(config, read)
 
 

@@ -68,6 +68,8 @@ def test_killed_start_leaves_a_true_record(orlop: Orlop, step: str) -> None:
         found = look(orlop)
         assert found is not None
         assert found.record.pid
+        assert found.record.attachment
+        assert found.record.attachment.addresses
         assert found.id in Path(f"/proc/{found.record.pid}/cgroup").read_text()
         assert orlop.out("exec", "victim", "echo", "alive") == "alive"
     else:

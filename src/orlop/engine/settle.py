@@ -136,6 +136,7 @@ def adopt(engine: Engine, container: Container) -> Container:
         pid_start_time=state.start_time,
         owner=None,
         started=time.time(),
+        attachment=container.record.attachment or engine.networks.attachment(container.id),
     )
 
 

@@ -136,6 +136,10 @@ class Networks:
             with self._state.lock(), Netlink() as host:
                 self._undo(host, owner, attachment)
 
+    def attachment(self, owner: str) -> Attachment | None:
+        """What an owner has, or had before it was given back."""
+        return self._state.read(owner)
+
     def unplug(self, attachment: Attachment) -> bool:
         """Begin to delete the device of a container whose processes have been killed, in a thread: the kernel has it
         off its list when `detach` comes. False where networks are not kept (see `keep`): then nothing has begun."""

@@ -144,6 +144,7 @@ def serving(*prefix: str, config: str = "", cri: str = "") -> Iterator[Daemon]:
         yield found
         left = [container.name for container in engine.containers.list(all=True)]
     finally:
+        fallen = None if found.process is None else found.process.poll()
         if found.process is not None:
             found.end()
         for sandbox in engine.pods.list():
@@ -152,6 +153,7 @@ def serving(*prefix: str, config: str = "", cri: str = "") -> Iterator[Daemon]:
         wait_for(lambda: not _still_at_it(base), "those who look into the store")
         said = found.log.read_text()
         take_away(base)
+        assert fallen is None, f"the daemon had ended with {fallen}: {said}"
     assert left == []
     assert "Traceback" not in said, said
 

@@ -153,7 +153,7 @@ def serving(*prefix: str, config: str = "", cri: str = "") -> Iterator[Daemon]:
         wait_for(lambda: not _still_at_it(base), "those who look into the store")
         said = found.log.read_text()
         take_away(base)
-        assert fallen is None, f"the daemon had ended with {fallen}: {said}"
+        assert not fallen, f"the daemon had ended with {fallen}: {said}"  # 0: the test has asked it to
     assert left == []
     assert "Traceback" not in said, said
 

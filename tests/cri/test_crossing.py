@@ -11,6 +11,7 @@ from typing import Any
 
 import grpc
 import pytest
+from tests.harness import SLOWER
 
 from orlop._stubs.cri import api_pb2 as api
 
@@ -173,7 +174,7 @@ def test_pod_is_removed_while_a_command_runs_in_it(client: Client, busybox: str)
         there = ["test", "-e", "/up"]
         wait_for(lambda: client.ExecSync(container_id=container, cmd=there).exit_code == 0, "the command")
         client.RemovePodSandbox(pod_sandbox_id=pod)
-        answer = running.result(10)
+        answer = running.result(10 * SLOWER)
     assert (answer.exit_code, answer.stdout) == (137, b"up\n")
 
 
@@ -193,7 +194,7 @@ def test_others_are_served_while_many_containers_take_their_time_to_end(
         assert not any(one.done() for one in waiting)
         client.StopContainer(container_id=container, timeout=0)
         for one in waiting:
-            one.result(10)
+            one.result(10 * SLOWER)
     client.RemovePodSandbox(pod_sandbox_id=pod)
 
 

@@ -125,9 +125,12 @@ def test_terminal_controls_its_session(tmp_path: Path, started: list[Shim]) -> N
     _, client = start(
         tmp_path, started, plan("stty size; exec sleep 60", Ctty(-1), flags=NEWNS), tty=(30, 90), stdin=True
     )
-    frame = client.receive()
-    assert frame is not None
-    assert frame.payload == b"30 90\r\n"
+    said = b""
+    while not said.endswith(b"\n"):  # a line may come in pieces
+        frame = client.receive()
+        assert frame is not None
+        said += frame.payload
+    assert said == b"30 90\r\n"
     client.send_stdin(b"\x03")
     assert outcome(client) == (b"^C", 130)
 

@@ -12,6 +12,10 @@ import pytest
 from tests.harness import SLOWER, every_image, lab, orlop, registry, store  # noqa: F401
 from tests.pulls import filled, fresh, source  # noqa: F401
 
+# Tests fork (preexec_fn) in a process that has gRPC's threads: its handlers must not begin new ones in the child, whose
+# descriptors are about to be others. The daemon itself never forks.
+os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
+
 
 class _Patient(subprocess.Popen[Any]):
     """In the machine of scripts/qemu, what a test runs is given as much longer as it takes there."""

@@ -64,10 +64,16 @@ class Daemon:
         words += ["--cri-socket", str(self.socket), "--socket", str(self.base / "runtime.sock")]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [*self.under, sys.executable, "-m", "orlop", *words], stderr=log, env=os.environ | environment
+                [*self.under, sys.executable, "-X", "faulthandler", "-m", "orlop", *words],
+                stderr=log,
+                env=os.environ | environment,
             )
         client = Client(self.socket)
-        grpc.channel_ready_future(client.channel).result(30 * SLOWER)
+        try:
+            grpc.channel_ready_future(client.channel).result(30 * SLOWER)
+        except grpc.FutureTimeoutError:
+            said = self.log.read_text()[-4000:]
+            raise AssertionError(f"a daemon (exit status {self.process.poll()}) that is not ready:\n{said}") from None
         return client
 
     def end(self, number: int = signal.SIGTERM) -> None:

@@ -37,7 +37,8 @@ class Attaching:
         """Take addresses and ports, and make the network's own side. Of a network of CNI plugins, which do all at
         once, nothing."""
         cancel.check()
-        self._prepared = self._engine.networks.prepare(self._container.id, self._request())
+        fresh = not self._container.record.finished  # what has never ended, be it in a failed start, has left nothing
+        self._prepared = self._engine.networks.prepare(self._container.id, self._request(), fresh)
         if self._prepared is not None:
             self._note(self._prepared.attachment)
 

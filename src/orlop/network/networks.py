@@ -90,12 +90,13 @@ class Networks:
             return prepared.attachment
         return self._attach_cni(owner, _asked(request).removeprefix(CNI), request, pid)
 
-    def prepare(self, owner: str, request: AttachRequest) -> Prepared | None:
+    def prepare(self, owner: str, request: AttachRequest, fresh: bool = False) -> Prepared | None:
         """The first half of `attach`, for which the container need not be there: `join` is the second. None where it is
-        a CNI network, whose plugins do all at once: `attach` then does."""
+        a CNI network, whose plugins do all at once: `attach` then does. `fresh`: the owner has never been attached."""
         _check_name(owner, "owner")
         name = _asked(request)
-        self.detach(owner)
+        if not fresh:
+            self.detach(owner)
         if name.startswith(CNI) or (name != DEFAULT and self._record(name) is None):
             return None
         with self._state.lock(), Netlink() as host:

@@ -79,18 +79,9 @@ class Nft:
             return _program(script)
         if self._context is None:
             self._context = _open(lib)
-        try:
-            if lib.nft_run_cmd_from_buffer(self._context, script.encode()):
-                raise _refusal((lib.nft_ctx_get_error_buffer(self._context) or b"").decode("utf-8", "replace"))
-            return bytes(lib.nft_ctx_get_output_buffer(self._context) or b"").decode("utf-8", "replace")
-        finally:
-            self._forget(lib)
-
-    def _forget(self, lib: ctypes.CDLL) -> None:
-        """Drop what the library has read of the ruleset, half a megabyte for a table: it does so after a script that it
-        can't read. After a change it reads all of it anew in any case. Takes a fiftieth of a millisecond."""
-        lib.nft_run_cmd_from_buffer(self._context, b"!")
-        lib.nft_ctx_get_error_buffer(self._context)  # what it says of that would stand before the next error
+        if lib.nft_run_cmd_from_buffer(self._context, script.encode()):
+            raise _refusal((lib.nft_ctx_get_error_buffer(self._context) or b"").decode("utf-8", "replace"))
+        return bytes(lib.nft_ctx_get_output_buffer(self._context) or b"").decode("utf-8", "replace")
 
     def _ask_generation(self) -> int | None:
         try:

@@ -64,9 +64,9 @@ class Daemon:
         words += ["--cri-socket", str(self.socket), "--socket", str(self.base / "runtime.sock")]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [*self.under, sys.executable, "-X", "faulthandler", "-m", "orlop", *words],
+                [*self.under, sys.executable, "-m", "orlop", *words],
                 stderr=log,
-                env=os.environ | environment,
+                env=os.environ | {"PYTHONFAULTHANDLER": "1"} | environment,
             )
         client = Client(self.socket)
         try:

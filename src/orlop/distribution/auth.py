@@ -19,6 +19,7 @@ from orlop.distribution.credentials import Credential, Credentials
 from orlop.distribution.errors import Asked, from_status
 from orlop.distribution.hosts import Endpoint, is_insecure
 from orlop.distribution.transport import Response, Transport, read_whole
+from orlop.spec.document import known
 from orlop.spec.errors import PermissionDenied, Unavailable
 
 _CLIENT_ID = "orlop"
@@ -141,7 +142,7 @@ class Authorizer:
 
 def _parse_answer(body: bytes, host: str) -> _Answer:
     try:
-        answer = msgspec.json.decode(body, type=_Answer)
+        answer = msgspec.json.decode(body, type=known(_Answer))
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         raise Unavailable(f"token server {host}: the answer is not a token document") from None
     if not (answer.token or answer.access_token):

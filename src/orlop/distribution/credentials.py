@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import msgspec
 
 from orlop.distribution.errors import clean
+from orlop.spec.document import known
 from orlop.spec.errors import DeadlineExceeded, FailedPrecondition, InvalidArgument, NotFound, os_errors
 
 DOCKER_HUB = "https://index.docker.io/v1/"
@@ -126,7 +127,7 @@ class DockerConfig:
     def _typed(self) -> _Config:
         # Not spec.document.decode: an error may not quote a secret, so only the path of the field is shown.
         try:
-            return msgspec.json.decode(self._raw(), type=_Config)
+            return msgspec.json.decode(self._raw(), type=known(_Config))
         except msgspec.ValidationError as error:
             where = str(error).partition(" - at ")[2].strip("`") or "$"
             raise InvalidArgument(f"{self.path}: {clean(where, 120)}: wrong type") from None
@@ -213,7 +214,7 @@ def ask_helper(helper: str, server: str) -> Credential | None:
     if not output:
         return None
     try:
-        answer = msgspec.json.decode(output, type=_Answer)
+        answer = msgspec.json.decode(output, type=known(_Answer))
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         raise FailedPrecondition(f"docker-credential-{helper}: get: the answer is not what helpers say") from None
     if answer.username == _TOKEN_USER:

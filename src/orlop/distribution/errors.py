@@ -11,6 +11,7 @@ from http import HTTPStatus
 
 import msgspec
 
+from orlop.spec.document import known
 from orlop.spec.errors import (
     FailedPrecondition,
     InvalidArgument,
@@ -132,13 +133,13 @@ def said(body: bytes, content_type: str) -> str:
 
 def _words(body: bytes) -> str:
     try:
-        errors = msgspec.json.decode(body, type=_Errors).errors
+        errors = msgspec.json.decode(body, type=known(_Errors)).errors
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         errors = ()
     if errors:
         return errors[0].message or errors[0].code
     try:
-        other = msgspec.json.decode(body, type=_OAuth)
+        other = msgspec.json.decode(body, type=known(_OAuth))
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return ""
     return other.error_description or other.details or other.message or other.error

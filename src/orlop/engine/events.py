@@ -9,6 +9,7 @@ import msgspec
 
 from orlop.engine.records import Event
 from orlop.metadata.database import Database
+from orlop.spec.document import known
 
 KEPT = 10_000  # entries
 
@@ -36,14 +37,14 @@ def since(database: Database, namespace: str, after: int = 0, moment: float = 0)
         "SELECT id, record FROM events WHERE namespace = ? AND id > ? AND time >= ? ORDER BY id",
         (namespace, after, moment),
     )
-    return [(row["id"], msgspec.json.decode(row["record"], type=Event)) for row in rows]
+    return [(row["id"], msgspec.json.decode(row["record"], type=known(Event))) for row in rows]
 
 
 def exit_code(database: Database, namespace: str, container: str, otherwise: int) -> int:
     """How a container ended that has been removed since; `otherwise` where the journal does not go back so far."""
     rows = database.read("SELECT record FROM events WHERE namespace = ? ORDER BY id DESC", (namespace,))
     for row in rows:
-        event = msgspec.json.decode(row["record"], type=Event)
+        event = msgspec.json.decode(row["record"], type=known(Event))
         if (event.id, event.action) == (container, "die"):
             return int(event.attributes["exitCode"])
     return otherwise

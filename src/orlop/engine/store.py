@@ -12,13 +12,14 @@ from orlop.engine import events, lifecycle
 from orlop.engine.config import ContainerConfig
 from orlop.engine.records import Container, ContainerRecord, Event
 from orlop.metadata.database import Database
+from orlop.spec.document import known
 from orlop.spec.errors import AlreadyExists, InvalidArgument, NotFound
 
 NAME = r"[a-zA-Z0-9][a-zA-Z0-9_.-]+"
 _COLUMNS = "id, namespace, name, state, created, config, record"
 _CONFIG_AT = 5
-_RECORD = msgspec.json.Decoder(ContainerRecord)
-_CONFIG = msgspec.json.Decoder(ContainerConfig)
+_RECORD = msgspec.json.Decoder(known(ContainerRecord))
+_CONFIG = msgspec.json.Decoder(known(ContainerConfig))
 
 
 class ContainerStore:

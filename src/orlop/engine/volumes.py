@@ -13,6 +13,7 @@ import msgspec
 from orlop.engine.names import random_id
 from orlop.engine.records import Volume
 from orlop.metadata.database import Database
+from orlop.spec.document import known
 from orlop.spec.errors import FailedPrecondition, InvalidArgument, NotFound, Unimplemented, os_errors
 from orlop.sys.tree import remove_tree
 
@@ -132,5 +133,5 @@ class Volumes:
         return gone
 
     def _volume(self, record: bytes) -> Volume:
-        volume = msgspec.json.decode(record, type=Volume)
+        volume = msgspec.json.decode(record, type=known(Volume))
         return msgspec.structs.replace(volume, mountpoint=str(self.path(volume.name)))

@@ -12,6 +12,7 @@ import sqlite3
 import msgspec
 
 from orlop.metadata.database import Database
+from orlop.spec.document import known
 from orlop.spec.image import Descriptor, ImageConfig
 
 
@@ -42,7 +43,7 @@ class ImageRow(msgspec.Struct, frozen=True):
     record: ImageRecord
 
 
-_DECODER = msgspec.json.Decoder(ImageRecord)
+_DECODER = msgspec.json.Decoder(known(ImageRecord))
 _COLUMNS = "namespace, name, record"
 
 

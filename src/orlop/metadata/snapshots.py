@@ -18,6 +18,7 @@ from collections.abc import Iterable
 import msgspec
 
 from orlop.metadata.database import Database
+from orlop.spec.document import known
 from orlop.spec.errors import AlreadyExists, FailedPrecondition, NotFound
 
 PREPARING, ACTIVE, COMMITTED, REMOVING = "preparing", "active", "committed", "removing"
@@ -58,7 +59,7 @@ class Snapshot(msgspec.Struct, frozen=True):
         return "view" if self.record.read_only and self.state != COMMITTED else self.state
 
 
-_DECODER = msgspec.json.Decoder(SnapshotRecord)
+_DECODER = msgspec.json.Decoder(known(SnapshotRecord))
 
 
 class SnapshotTable:

@@ -18,6 +18,7 @@ import msgspec
 from orlop.network import plugin
 from orlop.network.records import Attachment, Network, Pod, PublishedPort
 from orlop.spec import cancel
+from orlop.spec.document import known
 from orlop.spec.errors import FailedPrecondition, InvalidArgument, NotFound, OrlopError, Unavailable, os_errors
 
 CONFIG_DIRECTORY = Path("/etc/cni/net.d")
@@ -333,7 +334,7 @@ def attachment_of(cached: Cached, ports: tuple[PublishedPort, ...]) -> Attachmen
 def attachment_for(cached: Cached, ports: tuple[PublishedPort, ...]) -> Attachment:
     """What the chain's last result says of the container's interface."""
     try:
-        result = msgspec.convert(cached.result, _Result)
+        result = msgspec.convert(cached.result, known(_Result))
     except msgspec.ValidationError as error:
         raise Unavailable(f"network {cached.conflist.name}: cni result: {str(error)[:200]}") from None
     interfaces = result.interfaces or ()

@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 
 from orlop.spec import cancel
+from orlop.spec.document import known
 from orlop.spec.errors import (
     DeadlineExceeded,
     InvalidArgument,
@@ -52,7 +53,7 @@ class PluginError(msgspec.Struct, frozen=True):
     details: str = ""
 
 
-_error_json = msgspec.json.Decoder(PluginError)
+_error_json = msgspec.json.Decoder(known(PluginError))
 
 
 def find(kind: str, directories: Sequence[Path]) -> Path:

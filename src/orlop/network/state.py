@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from orlop.network.records import Attachment
+from orlop.spec.document import known
 from orlop.spec.errors import Internal, from_os, os_errors
 from orlop.sys.files import overwrite, read_text
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 MS_BIND, MNT_DETACH = 0x1000, 2
 
-_attachment_json = msgspec.json.Decoder(Attachment)
+_attachment_json = msgspec.json.Decoder(known(Attachment))
 _encode = msgspec.json.Encoder().encode
 
 
@@ -92,7 +93,7 @@ class State:
         from orlop.network.cni import Cached
 
         try:
-            return msgspec.json.decode(data, type=Cached)
+            return msgspec.json.decode(data, type=known(Cached))
         except msgspec.MsgspecError as error:
             raise Internal(f"{self._cached(owner)}: {str(error)[:200]}") from error
 

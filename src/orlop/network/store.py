@@ -14,13 +14,14 @@ from orlop.network import ipam, plan
 from orlop.network.addresses import AnyNetwork, ip_network
 from orlop.network.plan import Facts
 from orlop.network.records import Attachment, AttachRequest, Names, Network, PublishedPort, Subnet
+from orlop.spec.document import known
 from orlop.spec.errors import FailedPrecondition, InvalidArgument
 from orlop.sys.netlink import Netlink
 from orlop.wire import rtnetlink as rt
 
 DEFAULT = "bridge"
 
-decode = msgspec.json.Decoder(Network).decode
+decode = msgspec.json.Decoder(known(Network)).decode
 _encode = msgspec.json.Encoder().encode
 
 

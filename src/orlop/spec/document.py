@@ -7,6 +7,7 @@ changes back over the original.
 
 from __future__ import annotations
 
+from _thread import allocate_lock
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -28,6 +29,21 @@ class Document(msgspec.Struct, Generic[T], frozen=True):
         return Digest.of(self.raw)
 
 
+def known(kind: type[T]) -> type[T]:
+    """The type, to decode to. With the first use of one msgspec works out what it has to know of its fields, and calls
+    Python for that: a second thread that comes by meanwhile finds it half done, and the process dies of it. So one
+    thread at a time does it, and everything that decodes to a type asks here first."""
+    if kind not in _known:
+        with _one_at_a_time:
+            msgspec.json.Decoder(kind)
+            _known.add(kind)
+    return kind
+
+
+_known: set[type] = set()
+_one_at_a_time = allocate_lock()
+
+
 def parse(raw: bytes, kind: type[T], what: str) -> Document[T]:
     """Decode `raw` as `kind`. `what` names the document in the error, which carries the JSON path."""
     return Document(decode(raw, kind, what), bytes(raw))
@@ -39,7 +55,7 @@ def decode(raw: bytes, kind: type[T], what: str) -> T:
     A field that is null is one that is absent: so the tools write it that are written in Go, and so they read it.
     """
     try:
-        return msgspec.json.decode(raw, type=kind)
+        return msgspec.json.decode(raw, type=known(kind))
     except msgspec.ValidationError as error:
         if b"null" in raw:
             try:

@@ -24,6 +24,7 @@ from collections.abc import Iterable
 
 import msgspec
 
+from orlop.spec.document import known
 from orlop.spec.errors import InvalidArgument
 
 STDIN, STDOUT, STDERR, ERROR, RESIZE = range(5)
@@ -154,7 +155,7 @@ class _Status(msgspec.Struct):
     details: _Details | None = None
 
 
-_status_decoder = msgspec.json.Decoder(_Status)
+_status_decoder = msgspec.json.Decoder(known(_Status))
 
 
 def decode_status(text: bytes) -> Status:

@@ -11,6 +11,7 @@ import re
 
 import msgspec
 
+from orlop.spec.document import known
 from orlop.spec.errors import DataLoss
 
 STREAMS = ("stdout", "stderr")
@@ -45,7 +46,7 @@ class _Entry(msgspec.Struct):
     log: str = ""
 
 
-_decoder = msgspec.json.Decoder(_Entry)
+_decoder = msgspec.json.Decoder(known(_Entry))
 
 
 def encode_line(text: bytes, stream: str, time: str) -> bytes:

@@ -20,6 +20,7 @@ from orlop.engine import locks
 from orlop.engine.images import progress as told
 from orlop.engine.images.progress import Progress, Watcher
 from orlop.engine.records import Owner
+from orlop.spec.document import known
 from orlop.spec.errors import OrlopError
 
 INTERVAL = 0.2  # seconds between two writes, and between two looks
@@ -43,7 +44,7 @@ class PullRecord(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
         return bool(self.digest or self.error)
 
 
-_DECODER = msgspec.json.Decoder(PullRecord)
+_DECODER = msgspec.json.Decoder(known(PullRecord))
 
 
 def _key(step: Progress) -> tuple[str, bool]:

@@ -141,9 +141,11 @@ def status_of(worker: int) -> dict[str, str]:
 
 def test_a_worker_serves_again_and_keeps_nothing(warm: Warm) -> None:
     warm.lab.configure("sh", "-c", "test $(umask) = 0022")
-    words = ("run", "-b", str(warm.lab.bundle), warm.lab.id())
+    words = ("run", "-b", str(warm.lab.bundle))
     workers = warm.daemon.workers()
-    assert warm.begin(*words).wait(10 * SLOWER) == 0
+    for turn in range(3):  # all at once, so that each has something to do, and has open what it keeps from then on
+        begun = [warm.begin(*words, warm.lab.id(f"w{turn}{number}")) for number in range(len(workers))]
+        assert [each.wait(10 * SLOWER) for each in begun] == [0] * len(workers)
     before = {worker: status_of(worker) for worker in workers}
     is_open = {worker: descriptors(worker) for worker in workers}  # that of a front end that has just gone among them
     reader, writer = os.pipe()

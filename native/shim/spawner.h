@@ -12,7 +12,7 @@ static int spawned; /* this process is a shim that a spawner has forked */
 
 /* What ps(1) shows. The text has to fit in between argv[0] and the end of the last argument, which is there for that;
  * the kernel takes all up to the first NUL for it once the last argument has lost its own (proc_pid_cmdline(5)). */
-static void show(char *const from, char *const last, int count, char **texts)
+static void show(char *const from, char *const last, int count, char *const *texts)
 {
 	char *const end = last + strlen(last), *to = from;
 	for (int i = 0; i < count; i++) {
@@ -67,15 +67,10 @@ static int take(int *fds, u32 *count, size_t *length)
 /* Returns in each shim with its arguments in `words`, and its descriptors from 3 on. */
 static int spawn_shims(char **argv)
 {
-	char *own[] = {argv[0], argv[1]};
-	char name[32], option[32];
+	static char *const own[] = {"orlop-shim", "--spawner"};
 	int fds[MAX_FDS];
 	u32 count;
 	size_t length;
-	snprintf(name, sizeof name, "%s", own[0]);
-	snprintf(option, sizeof option, "%s", own[1]);
-	own[0] = name;
-	own[1] = option;
 	show(argv[0], argv[2], 2, own);
 	syscall(SYS_close_range, FD_REQUESTS + 1, ~0U, 0);
 	fcntl(FD_REQUESTS, F_SETFD, FD_CLOEXEC);

@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from orlop.engine import settle, stop
 from orlop.engine.config import ContainerConfig, NetworkRequest, RestartPolicy
 from orlop.engine.engine import Engine
 from orlop.engine.locks import start_time
+from orlop.engine.records import Container
 from orlop.shim.client import ShimClient
 from orlop.spec.errors import OrlopError, Unavailable
 
@@ -221,14 +223,15 @@ def test_late_end_of_an_earlier_run_does_not_end_the_next(orlop: Orlop) -> None:
     engine.containers.remove("again", force=True)
 
 
-def test_stop_holds_between_an_end_and_the_restart_that_follows(orlop: Orlop) -> None:
+@contextlib.contextmanager
+def ended_with_policy(orlop: Orlop) -> Iterator[tuple[Engine, Container]]:
+    """A container whose end is recorded, and the restart by its policy not begun."""
     orlop("run", "--name", "victim", "busybox", "true")
     engine = Engine(str(orlop.root), str(orlop.state))
     try:
         ended = engine.containers.get("victim")
         config = msgspec.structs.replace(ended.config, restart=RestartPolicy(name="always"))
-        engine.containers.store.reconfigure(ended.id, ended.name, config)  # its end is recorded, its restart not begun
-        orlop("stop", "victim")
+        yield engine, engine.containers.store.reconfigure(ended.id, ended.name, config)
         found = engine.containers.store.get(ended.id)
         assert found is not None
         assert not settle.wants_restart(found)
@@ -237,25 +240,18 @@ def test_stop_holds_between_an_end_and_the_restart_that_follows(orlop: Orlop) ->
     orlop("rm", "victim")
 
 
+def test_stop_holds_between_an_end_and_the_restart_that_follows(orlop: Orlop) -> None:
+    with ended_with_policy(orlop):
+        orlop("stop", "victim")
+
+
 def test_stop_holds_over_a_start_that_its_policy_made_meanwhile(orlop: Orlop, monkeypatch: pytest.MonkeyPatch) -> None:
     """The start forgets that there was a stop, and has ended when the stop looks for its supervisor."""
-    orlop("run", "--name", "victim", "busybox", "true")
-    engine = Engine(str(orlop.root), str(orlop.state))
-    try:
-        ended = engine.containers.get("victim")
-        config = msgspec.structs.replace(ended.config, restart=RestartPolicy(name="always"))
-        engine.containers.store.reconfigure(ended.id, ended.name, config)
+    with ended_with_policy(orlop) as (engine, ended):
 
         def started_and_ended(_directory: Path) -> ShimClient:
             engine.containers.store.change(ended.id, "", stopped_by_user=False)
             raise Unavailable("no shim")
 
         monkeypatch.setattr(stop, "ShimClient", started_and_ended)
-        running = msgspec.structs.replace(ended, state="running", config=config)
-        stop.end(engine, running)
-        found = engine.containers.store.get(ended.id)
-        assert found is not None
-        assert not settle.wants_restart(found)
-    finally:
-        engine.close()
-    orlop("rm", "victim")
+        stop.end(engine, msgspec.structs.replace(ended, state="running"))
